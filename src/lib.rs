@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+//! mirrorfs keeps a second copy of a directory, live.
+#![deny(unsafe_code)]
+
+pub mod store;
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+//! FLOOR 0: what the Linux kernel offers and rustix does not, plainly.
+//!
+//! Imports nothing of ours. One of the two rooms in which `unsafe` is allowed. Every function
+//! returns the raw `Errno`; nothing here decides anything.
+
+pub mod at;
+pub mod clock;
+pub mod creds;
+
+pub use rustix::io::Errno;
+
+/// The result of a system call: the raw errno travels unchanged up to `fs/reply.rs`.
+pub type Result<T> = std::result::Result<T, Errno>;
