@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+//! Names: making, linking, removing and renaming what a directory holds.
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use fuser::{INodeNo, RenameFlags};
+
+use super::{MirrorFs, name, reply};
+use crate::store::op::{Action, Op};
+use crate::store::{Node, Stat};
+use crate::sys::creds::Needs;
+use crate::sys::{Errno, Result};
+
+type Made = Result<(Arc<Node>, Stat)>;
+
+impl MirrorFs {
+    fn make(&self, needs: Needs, action: Action<'_>) -> Made {
+        self.mirror
+            .apply(&Op { needs, action })?
+            .made
+            .ok_or(Errno::IO)
+    }
+
+    pub(super) fn create_file(
+        &self,
+        needs: Needs,
+        parent: INodeNo,
+        bytes: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Made {
+        let (parent_node, name) = (self.node(parent)?, name(bytes)?);
+        let action = Action::Create {
+            parent: parent_node,
+            name,
+            mode,
+        };
+        match self.make(needs, action) {
+            // It came into being since the kernel looked: then this is an open like any other.
+            Err(Errno::EXIST) if flags & libc::O_EXCL == 0 => {
+                let (node, stat) = self.look_up(parent, bytes)?;
+                if flags & libc::O_TRUNC == 0 || stat.is_dir() {
+                    return Ok((node, stat));
+                }
+                let needs = Needs {
+                    fsetid: needs.caller.uid == 0,
+                    ..needs
+                };
+                let action = Action::Truncate {
+                    node: node.clone(),
+                    size: 0,
+                };
+                self.mirror.apply(&Op { needs, action })?;
+                let stat = self.source.stat(&node)?;
+                Ok((node, stat))
+            }
+            made => made,
+        }
+    }
+
+    pub(super) fn make_node(
+        &self,
+        needs: Needs,
+        parent: INodeNo,
+        bytes: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Made {
+        let (parent, name) = (self.node(parent)?, name(bytes)?);
+        let rdev = reply::device(rdev);
+        self.make(
+            needs,
+            Action::Mknod {
+                parent,
+                name,
+                mode,
+                rdev,
+            },
+        )
+    }
+
+    pub(super) fn make_dir(&self, needs: Needs, parent: INodeNo, bytes: &OsStr, mode: u32) -> Made {
+        let (parent, name) = (self.node(parent)?, name(bytes)?);
+        self.make(needs, Action::Mkdir { parent, name, mode })
+    }
+
+    pub(super) fn make_symlink(
+        &self,
+        needs: Needs,
+        parent: INodeNo,
+        bytes: &OsStr,
+        target: &OsStr,
+    ) -> Made {
+        let (parent, name) = (self.node(parent)?, name(bytes)?);
+        let target = CString::new(target.as_bytes()).map_err(|_| Errno::INVAL)?;
+        self.make(
+            needs,
+            Action::Symlink {
+                parent,
+                name,
+                target,
+            },
+        )
+    }
+
+    pub(super) fn link_node(
+        &self,
+        needs: Needs,
+        ino: INodeNo,
+        parent: INodeNo,
+        bytes: &OsStr,
+    ) -> Made {
+        let (node, parent, name) = (self.node(ino)?, self.node(parent)?, name(bytes)?);
+        self.make(needs, Action::Link { node, parent, name })
+    }
+
+    pub(super) fn remove(
+        &self,
+        needs: Needs,
+        parent: INodeNo,
+        bytes: &OsStr,
+        dir: bool,
+    ) -> Result<()> {
+        let (parent, name) = (self.node(parent)?, name(bytes)?);
+        let victim = self.mirror.find(&parent, &name)?;
+        let action = if dir {
+            Action::Rmdir {
+                parent,
+                name,
+                victim,
+            }
+        } else {
+            Action::Unlink {
+                parent,
+                name,
+                victim,
+            }
+        };
+        self.mirror.apply(&Op { needs, action }).map(drop)
+    }
+
+    pub(super) fn rename_entry(
+        &self,
+        needs: Needs,
+        from: (INodeNo, &OsStr),
+        to: (INodeNo, &OsStr),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let from = (self.node(from.0)?, name(from.1)?);
+        let to = (self.node(to.0)?, name(to.1)?);
+        let moved = self.mirror.find(&from.0, &from.1)?;
+        let victim = match self.mirror.find(&to.0, &to.1) {
+            Err(Errno::NOENT) => None,
+            found => found?,
+        };
+        let flags = flags.bits();
+        self.mirror
+            .apply(&Op {
+                needs,
+                action: Action::Rename {
+                    from,
+                    to,
+                    flags,
+                    moved,
+                    victim,
+                },
+            })
+            .map(drop)
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT
+//! Content: read, write, durability, allocation, holes, copies, inode flags.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::INodeNo;
+
+use super::MirrorFs;
+use crate::store::op::{Action, Op};
+use crate::store::{Node, Scope};
+use crate::sys::creds::Needs;
+use crate::sys::{Errno, Result};
+
+/// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` as the kernel's FUSE client sends them.
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
+
+thread_local! {
+    /// Where a worker reads into before it answers.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl MirrorFs {
+    /// Hands the bytes read to `answer`, from a buffer that the thread keeps.
+    pub(super) fn read_file(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        size: u32,
+        answer: impl FnOnce(Result<&[u8]>),
+    ) {
+        let node = match self.node(ino) {
+            Ok(node) => node,
+            Err(errno) => return answer(Err(errno)),
+        };
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let done = self.source.read(&node, &mut buffer[..size], offset);
+            answer(done.map(|n| &buffer[..n]));
+        });
+    }
+
+    pub(super) fn write_file(
+        &self,
+        needs: Needs,
+        ino: INodeNo,
+        offset: u64,
+        data: &[u8],
+        kill: bool,
+        open_flags: i32,
+    ) -> Result<usize> {
+        let node = self.node(ino)?;
+        // The kernel asks to clear set-id bits on every write of a plain user: only a file that
+        // may have some needs the extra care.
+        let fsetid = !(kill && node.set_id.load(Ordering::Acquire));
+        let action = Action::Write {
+            node: node.clone(),
+            offset,
+            data,
+        };
+        let written = self
+            .mirror
+            .apply(&Op {
+                needs: Needs { fsetid, ..needs },
+                action,
+            })?
+            .written;
+        if open_flags & libc::O_SYNC == libc::O_SYNC {
+            self.mirror.barrier(&node, Scope::Node)?;
+        } else if open_flags & libc::O_DSYNC != 0 {
+            self.mirror.barrier(&node, Scope::Data)?;
+        }
+        Ok(written)
+    }
+
+    pub(super) fn sync_node(&self, ino: INodeNo, data_only: bool) -> Result<()> {
+        let scope = if data_only { Scope::Data } else { Scope::Node };
+        self.mirror.barrier(&self.node(ino)?, scope)
+    }
+
+    pub(super) fn allocate(
+        &self,
+        needs: Needs,
+        ino: INodeNo,
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> Result<()> {
+        let node = self.node(ino)?;
+        let mode = mode.cast_unsigned();
+        let action = Action::Allocate {
+            node: node.clone(),
+            mode,
+            offset,
+            length,
+        };
+        self.mirror
+            .apply(&Op {
+                needs: clearing(needs, &node),
+                action,
+            })
+            .map(drop)
+    }
+
+    pub(super) fn copy_range(
+        &self,
+        needs: Needs,
+        from: (INodeNo, u64),
+        to: (INodeNo, u64),
+        length: u64,
+    ) -> Result<usize> {
+        let (source, target) = (self.node(from.0)?, self.node(to.0)?);
+        let needs = clearing(needs, &target);
+        let action = Action::CopyRange {
+            from: source,
+            from_offset: from.1,
+            to: target,
+            to_offset: to.1,
+            length,
+        };
+        self.mirror
+            .apply(&Op { needs, action })
+            .map(|outcome| outcome.written)
+    }
+
+    pub(super) fn seek(&self, ino: INodeNo, offset: i64, whence: i32) -> Result<i64> {
+        let hole = match whence {
+            libc::SEEK_DATA => false,
+            libc::SEEK_HOLE => true,
+            _ => return Err(Errno::INVAL),
+        };
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let found = self.source.seek(&self.node(ino)?, offset, hole)?;
+        i64::try_from(found).map_err(|_| Errno::OVERFLOW)
+    }
+
+    /// The two ioctls of `chattr(1)`; all others belong to real devices.
+    pub(super) fn control(
+        &self,
+        needs: Needs,
+        ino: INodeNo,
+        command: u32,
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        match command {
+            GET_FLAGS => Ok(self.source.flags(&node)?.to_le_bytes().to_vec()),
+            SET_FLAGS => {
+                let flags = data.first_chunk().ok_or(Errno::INVAL)?;
+                let action = Action::SetFlags {
+                    node,
+                    flags: u32::from_le_bytes(*flags),
+                };
+                self.mirror.apply(&Op { needs, action }).map(|_| Vec::new())
+            }
+            _ => Err(Errno::NOTTY),
+        }
+    }
+}
+
+/// A plain user's change of content clears set-id bits; these requests carry no signal for it.
+fn clearing(needs: Needs, node: &Arc<Node>) -> Needs {
+    let fsetid = needs.caller.uid == 0 || !node.set_id.load(Ordering::Acquire);
+    Needs { fsetid, ..needs }
+}

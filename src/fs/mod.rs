@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: MIT
+//! FLOOR 4: the kernel's questions.
+//!
+//! [`MirrorFs`] is the thin wire: one short method per request, which turns fuser's words into
+//! ours, asks the room that knows, and turns the answer back. fuser's types end here. It holds a
+//! [`Source`], which cannot write, and the [`Mirror`], the one door for changes.
+//!
+//! OPEN, OPENDIR, FLUSH and their releases are answered ENOSYS once, and never come again
+//! (decision 1): descriptors belong to nodes.
+
+mod dir;
+mod entry;
+mod file;
+mod node;
+mod reply;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::mirror::Mirror;
+use crate::store::{Name, Node, Nodes, Source, Stat};
+use crate::sys::Result;
+use crate::sys::creds::{Caller, Needs};
+use reply::{TTL, attributes, errno};
+
+/// Largest write or read in one request, in bytes: what `max_pages_limit` allows by default.
+const MAX_IO: u32 = 1 << 20;
+
+/// The file system that the kernel talks to.
+pub struct MirrorFs {
+    source: Arc<dyn Source>,
+    mirror: Arc<Mirror>,
+    nodes: Arc<Nodes>,
+}
+
+impl std::fmt::Debug for MirrorFs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MirrorFs")
+            .field("nodes", &self.nodes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MirrorFs {
+    /// A file system that reads from `source` and changes things through `mirror`.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>, mirror: Arc<Mirror>, nodes: Arc<Nodes>) -> Self {
+        Self {
+            source,
+            mirror,
+            nodes,
+        }
+    }
+
+    fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
+        self.nodes.get(ino.0)
+    }
+}
+
+/// Who asks.
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+        pid: req.pid(),
+    }
+}
+
+/// Credentials for an op that creates nothing and leaves set-id bits alone.
+fn plain(req: &Request) -> Needs {
+    Needs {
+        caller: caller(req),
+        umask: 0,
+        fsetid: true,
+    }
+}
+
+/// Answers with an entry, or with "nothing there" for the kernel to remember.
+fn answer_entry(reply: ReplyEntry, found: Result<(Arc<Node>, Stat)>) {
+    match found {
+        Ok((node, stat)) => reply.entry(&TTL, &attributes(node.id, &stat), Generation(0)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn answer_attr(reply: ReplyAttr, found: Result<(u64, Stat)>) {
+    match found {
+        Ok((id, stat)) => reply.attr(&TTL, &attributes(id, &stat)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn answer_empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn answer_write(reply: ReplyWrite, done: Result<usize>) {
+    match done {
+        Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn answer_data(reply: ReplyData, done: Result<Vec<u8>>) {
+    match done {
+        Ok(data) => reply.data(&data),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+impl fuser::Filesystem for MirrorFs {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Asked for one by one: what this kernel lacks it does without.
+        for wanted in [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_HAS_IOCTL_DIR,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            // The umask counts only where there is no default ACL: each copy decides (decision 7).
+            InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK,
+            // Without it every cached write asks for security.capability first.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::debug!("this kernel has no {wanted:?}");
+            }
+        }
+        // Both answer with the nearest value they take; a smaller one is as good.
+        if let Err(nearest) = config.set_max_write(MAX_IO) {
+            let _ = config.set_max_write(nearest);
+        }
+        if let Err(nearest) = config.set_max_readahead(MAX_IO) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.look_up(parent, name) {
+            Err(crate::sys::Errno::NOENT) => reply.entry(&TTL, &node::nothing(), Generation(0)),
+            found => answer_entry(reply, found),
+        }
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        self.nodes.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        answer_attr(reply, self.get_attributes(ino));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = node::Change {
+            mode,
+            uid,
+            gid,
+            size,
+            times: node::resolve(atime, mtime),
+        };
+        answer_attr(reply, self.set_attributes(caller(req), ino, &change));
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        answer_data(
+            reply,
+            self.node(ino).and_then(|node| self.source.read_link(&node)),
+        );
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let needs = Needs {
+            umask,
+            ..plain(req)
+        };
+        answer_entry(reply, self.make_node(needs, parent, name, mode, rdev));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let needs = Needs {
+            umask,
+            ..plain(req)
+        };
+        answer_entry(reply, self.make_dir(needs, parent, name, mode));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer_empty(reply, self.remove(plain(req), parent, name, false));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer_empty(reply, self.remove(plain(req), parent, name, true));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        answer_entry(
+            reply,
+            self.make_symlink(plain(req), parent, name, target.as_os_str()),
+        );
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.rename_entry(plain(req), (parent, name), (newparent, newname), flags);
+        answer_empty(reply, done);
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        answer_entry(reply, self.link_node(plain(req), ino, newparent, newname));
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.read_file(ino, offset, size, |done| match done {
+            Ok(data) => reply.data(data),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        answer_write(
+            reply,
+            self.write_file(plain(req), ino, offset, data, kill, flags.0),
+        );
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
+        answer_empty(reply, self.sync_node(ino, data));
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        match self.list(ino, offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        match self.list_with_attributes(ino, offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
+        answer_empty(reply, self.sync_node(ino, data));
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match self.mirror.space() {
+            Ok(space) => {
+                let ([all, free, available], [files, files_free]) = (space.blocks, space.inodes);
+                let (io, name_max, block) = (space.io_bytes, space.name_max, space.block_bytes);
+                reply.statfs(all, free, available, files, files_free, io, name_max, block);
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        answer_empty(reply, self.set_xattr(caller(req), ino, name, value, flags));
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr::answer(reply, size, self.get_xattr(ino, name, size));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr::answer(reply, size, self.list_xattr(caller(req), ino, size));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer_empty(reply, self.remove_xattr(plain(req), ino, name));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let needs = Needs {
+            umask,
+            ..plain(req)
+        };
+        match self.create_file(needs, parent, name, mode, flags) {
+            Ok((node, stat)) => {
+                let attr = attributes(node.id, &stat);
+                // A handle without meaning: no RELEASE will come for it (06-facts, the trap).
+                reply.created(
+                    &TTL,
+                    &attr,
+                    Generation(0),
+                    FileHandle(0),
+                    FopenFlags::empty(),
+                );
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        match self.control(plain(req), ino, cmd, in_data) {
+            Ok(data) => reply.ioctl(0, &data),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        answer_empty(reply, self.allocate(plain(req), ino, offset, length, mode));
+    }
+
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self.seek(ino, offset, whence) {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
+        answer_write(reply, self.copy_range(plain(req), from, to, len));
+    }
+}
+
+/// One component from the wire.
+fn name(bytes: &OsStr) -> Result<Name> {
+    Name::new(bytes)
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+//! Questions about one node: lookup, attributes.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
+
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+
+use super::{MirrorFs, name, reply};
+use crate::store::op::{Action, Op};
+use crate::store::{Node, Stat, Time};
+use crate::sys::creds::{self, Caller, Needs};
+use crate::sys::{Result, clock};
+
+/// What a SETATTR asks for; `None` leaves it as it is.
+pub(super) struct Change {
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) size: Option<u64>,
+    /// Access and modification time.
+    pub(super) times: (Option<Time>, Option<Time>),
+}
+
+/// Turns "now" into a time, once, so that both copies get the same nanosecond.
+pub(super) fn resolve(
+    atime: Option<TimeOrNow>,
+    mtime: Option<TimeOrNow>,
+) -> (Option<Time>, Option<Time>) {
+    let now: Time = clock::inode_now().into();
+    let resolve = |time| match time {
+        TimeOrNow::Now => now,
+        TimeOrNow::SpecificTime(time) => reply::time(time),
+    };
+    (atime.map(resolve), mtime.map(resolve))
+}
+
+/// The answer "no such name", which the kernel remembers: node id 0 (06-facts, fuser).
+pub(super) fn nothing() -> FileAttr {
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+impl MirrorFs {
+    pub(super) fn look_up(&self, parent: INodeNo, bytes: &OsStr) -> Result<(Arc<Node>, Stat)> {
+        let (parent, name) = (self.node(parent)?, name(bytes)?);
+        let stat = self.source.lookup(&parent, &name)?;
+        Ok((self.nodes.remember(&stat, &parent, &name), stat))
+    }
+
+    pub(super) fn get_attributes(&self, ino: INodeNo) -> Result<(u64, Stat)> {
+        let node = self.node(ino)?;
+        let stat = self.source.stat(&node)?;
+        Ok((node.id, stat))
+    }
+
+    pub(super) fn set_attributes(
+        &self,
+        caller: Caller,
+        ino: INodeNo,
+        change: &Change,
+    ) -> Result<(u64, Stat)> {
+        let node = self.node(ino)?;
+        let needs = Needs {
+            caller,
+            umask: 0,
+            fsetid: true,
+        };
+        if let Some(size) = change.size {
+            // A plain user's truncate clears set-id bits; fuser hides the kernel's signal for it.
+            let needs = Needs {
+                fsetid: caller.uid == 0,
+                ..needs
+            };
+            let action = Action::Truncate {
+                node: node.clone(),
+                size,
+            };
+            self.mirror.apply(&Op { needs, action })?;
+        }
+        let (atime, mtime) = change.times;
+        let Change { mode, uid, gid, .. } = *change;
+        if mode.is_some_and(|mode| mode & 0o6000 != 0) {
+            node.set_id.store(true, Ordering::Release);
+        }
+        if mode.is_some() || uid.is_some() || gid.is_some() || atime.is_some() || mtime.is_some() {
+            let fsetid = match (uid, gid) {
+                // chown by a plain user keeps a set-group-ID bit that means mandatory locking
+                // (no group execute) only for a member of the group (setattr_should_drop_sgid).
+                (None, None) => true,
+                _ => caller.uid == 0 || self.is_member(caller, &node),
+            };
+            let needs = Needs { fsetid, ..needs };
+            let action = Action::SetAttr {
+                node: node.clone(),
+                uid,
+                gid,
+                mode,
+                atime,
+                mtime,
+            };
+            self.mirror.apply(&Op { needs, action })?;
+        }
+        let stat = self.source.stat(&node)?;
+        Ok((node.id, stat))
+    }
+
+    /// Whether the caller is in the group that owns `node`.
+    pub(super) fn is_member(&self, caller: Caller, node: &Arc<Node>) -> bool {
+        self.source
+            .stat(node)
+            .is_ok_and(|stat| creds::in_group(caller, stat.gid))
+    }
+}

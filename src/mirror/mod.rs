@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: MIT
+//! FLOOR 3: replication. [`Mirror`] is the one door through which every change goes.
+//!
+//! Behind the door an op takes its turn, is carried out on the primary, then on the replica by its
+//! lane, and is settled into one answer. Whatever the replica could not follow closes the lane;
+//! that the primary goes on alone is on disk before the op is answered.
+//!
+//! Lock order: the gate, a turn, then `health`. Only `health` is held across I/O, once: while the
+//! first failure of the replica is put on record.
+
+pub mod lane;
+pub mod order;
+pub mod settle;
+pub mod times;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::store::op::{Action, Claim, Claims, Op};
+use crate::store::{
+    Applied, Ident, Made, Name, Node, Nodes, Scope, Side, Source, Space, Stat, Target,
+};
+use crate::sys::{Errno, Result, clock};
+use lane::{Fault, Lane};
+use order::Order;
+use settle::{Carried, OnReplicaError, settle};
+use times::Times;
+
+/// Where the state of the mirror is kept across mounts: the stamps on both roots.
+pub trait Record: Send + Sync {
+    /// Makes durable, before it returns, that the primary goes on alone. Returns the new epoch.
+    ///
+    /// # Errors
+    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    fn degraded(&self, fault: &Fault) -> Result<u64>;
+    /// Notes an orderly end: both copies equal and durable if `in_sync`.
+    fn closed(&self, in_sync: bool) -> Result<()>;
+}
+
+/// Why and since when the mirror is degraded.
+#[derive(Clone, Debug)]
+pub struct Degraded {
+    /// What happened.
+    pub fault: Fault,
+    /// Wall-clock seconds since 1970.
+    pub since: i64,
+}
+
+/// What the mirror knows about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// The epoch: grows when the primary goes on alone.
+    pub epoch: u64,
+    /// The epoch before the replica failed, if it did.
+    pub epoch_before: Option<u64>,
+    /// Set once the replica failed.
+    pub degraded: Option<Degraded>,
+}
+
+/// What is on record about a failed replica.
+const NOTHING: u8 = 0;
+const RECORDED: u8 = 1;
+const UNRECORDABLE: u8 = 2;
+
+/// The result of an op, for whoever asked.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Bytes written or copied.
+    pub written: usize,
+    /// The node and attributes of what the op made or linked; one more lookup is counted on it.
+    pub made: Option<(Arc<Node>, Stat)>,
+}
+
+/// The parts of a mirror, as the session puts them together.
+#[allow(
+    missing_debug_implementations,
+    reason = "a parcel of trait objects, opened at once"
+)]
+pub struct Parts {
+    /// Answers questions: the primary.
+    pub source: Arc<dyn Source>,
+    /// Takes every change first: the primary.
+    pub primary: Arc<dyn Target>,
+    /// Takes every change second.
+    pub lane: Lane,
+    /// What the kernel knows.
+    pub nodes: Arc<Nodes>,
+    /// The stamps.
+    pub record: Arc<dyn Record>,
+    /// What the application hears of a failing replica.
+    pub policy: OnReplicaError,
+    /// Epoch, and why the replica is missing if it is from the start.
+    pub health: Health,
+}
+
+/// The one door.
+pub struct Mirror {
+    source: Arc<dyn Source>,
+    primary: Arc<dyn Target>,
+    lane: Lane,
+    nodes: Arc<Nodes>,
+    record: Arc<dyn Record>,
+    policy: OnReplicaError,
+    order: Order,
+    times: Times,
+    health: Mutex<Health>,
+    recorded: AtomicU8,
+    /// False once the mirror drains: nothing new comes in.
+    gate: RwLock<bool>,
+    primary_bytes: AtomicU64,
+    primary_errors: AtomicU64,
+}
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror")
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mirror {
+    /// A mirror of what the session has opened and attached.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let known = if parts.health.degraded.is_some() {
+            RECORDED
+        } else {
+            NOTHING
+        };
+        Self {
+            source: parts.source,
+            primary: parts.primary,
+            lane: parts.lane,
+            nodes: parts.nodes,
+            record: parts.record,
+            policy: parts.policy,
+            order: Order::default(),
+            times: Times::default(),
+            health: Mutex::new(parts.health),
+            recorded: AtomicU8::new(known),
+            gate: RwLock::new(true),
+            primary_bytes: AtomicU64::new(0),
+            primary_errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Carries out one change on both copies.
+    ///
+    /// # Errors
+    /// The primary's, unchanged; then nothing happened on the replica either. `EIO` while the
+    /// mirror drains, or as [`settle`] says.
+    pub fn apply(&self, op: &Op<'_>) -> Result<Outcome> {
+        let gate = self.gate.read();
+        if !*gate || (self.policy == OnReplicaError::Fail && !self.lane.is_open()) {
+            return Err(Errno::IO);
+        }
+        let _turn = self.order.enter(&op.claims());
+        let mut applied = self
+            .primary
+            .apply(op)
+            .inspect_err(|errno| self.doubt(op, *errno))?;
+        let node = self.remember(op, &mut applied);
+        self.primary_bytes
+            .fetch_add(applied.written as u64, Ordering::Relaxed);
+        let carried = self.carry(op, &applied, node.as_ref());
+        let made = node.zip(applied.made.map(|made| made.stat));
+        settle(
+            Ok(Outcome {
+                written: applied.written,
+                made,
+            }),
+            carried,
+            self.policy,
+        )
+    }
+
+    /// Knows the object an op made, or the node one more name was given to.
+    fn remember(&self, op: &Op<'_>, applied: &mut Applied) -> Option<Arc<Node>> {
+        let (parent, name) = match &op.action {
+            Action::Create { parent, name, .. }
+            | Action::Mkdir { parent, name, .. }
+            | Action::Mknod { parent, name, .. }
+            | Action::Symlink { parent, name, .. }
+            | Action::Link { parent, name, .. } => (parent, name),
+            _ => return None,
+        };
+        let made = applied.made.as_mut()?;
+        let node = self.nodes.remember(&made.stat, parent, name);
+        let fd = made.fd.take();
+        self.primary.adopt(
+            &node,
+            Made {
+                stat: made.stat,
+                fd,
+            },
+        );
+        Some(node)
+    }
+
+    /// Brings the replica along, and notes whose times are to follow.
+    fn carry(&self, op: &Op<'_>, applied: &Applied, node: Option<&Arc<Node>>) -> Carried {
+        if !self.lane.is_open() {
+            return self.on_record();
+        }
+        let carried = match self.lane.carry(op, applied, node) {
+            Ok(()) => Carried::Done,
+            Err(fault) => return self.fail(fault),
+        };
+        for dir in op.directories() {
+            self.times.touch(dir);
+        }
+        if let Some(node) = op.content() {
+            self.times.touch(node);
+        }
+        carried
+    }
+
+    /// The replica failed: closes its lane and puts on record that the primary goes on alone.
+    fn fail(&self, fault: Fault) -> Carried {
+        let mut health = self.health.lock();
+        if !self.lane.close() {
+            drop(health);
+            return match self.on_record() {
+                Carried::Skipped => Carried::Failed,
+                other => other,
+            };
+        }
+        let recorded = self.record.degraded(&fault);
+        health.epoch_before = Some(health.epoch);
+        let why = fault
+            .errno
+            .map_or_else(|| "it differs from the primary".to_owned(), describe);
+        let doing = &fault.doing;
+        let carried = match recorded {
+            Ok(epoch) => {
+                health.epoch = epoch;
+                self.recorded.store(RECORDED, Ordering::Release);
+                tracing::error!(
+                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [MF-0003]"
+                );
+                Carried::Failed
+            }
+            Err(errno) => {
+                self.recorded.store(UNRECORDABLE, Ordering::Release);
+                let note = describe(errno);
+                tracing::error!(
+                    "replica failed: {why} ({doing}), and no copy could take a note of it: {note}; \
+                     every change is answered EIO [MF-0004]"
+                );
+                Carried::Unrecorded
+            }
+        };
+        health.degraded = Some(Degraded {
+            fault,
+            since: clock::now().tv_sec,
+        });
+        carried
+    }
+
+    /// Whether the lane's end is on disk; waits for the thread that is writing it.
+    fn on_record(&self) -> Carried {
+        if self.recorded.load(Ordering::Acquire) == NOTHING {
+            drop(self.health.lock());
+        }
+        match self.recorded.load(Ordering::Acquire) {
+            RECORDED => Carried::Skipped,
+            _ => Carried::Unrecorded,
+        }
+    }
+
+    /// An op that failed on the primary may have been done there in part: then nobody knows
+    /// whether the copies are equal, and the mirror says so.
+    fn doubt(&self, op: &Op<'_>, errno: Errno) {
+        let broken = matches!(
+            errno,
+            Errno::IO | Errno::NODEV | Errno::NXIO | Errno::UCLEAN
+        );
+        if !broken {
+            return;
+        }
+        self.primary_errors.fetch_add(1, Ordering::Relaxed);
+        if self.lane.is_open() {
+            let doing = format!("the primary failed in the middle of {}", op.verb());
+            self.fail(Fault {
+                errno: Some(errno),
+                doing,
+            });
+        }
+    }
+
+    /// Makes everything done to `node` durable on both copies.
+    ///
+    /// # Errors
+    /// The primary's. A failed sync is kept on the node and answered again until it is forgotten
+    /// (02-safety rule 14).
+    pub fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
+        node.sync_error()?;
+        if node.unsettled.load(Ordering::Acquire) {
+            self.carry_times(node);
+        }
+        let done = self.primary.barrier(node, scope).inspect_err(|errno| {
+            node.keep_sync_error(*errno);
+        });
+        node.sync_error()?;
+        let carried = if self.lane.is_open() {
+            match self.lane.barrier(node, scope) {
+                Ok(()) => Carried::Done,
+                Err(fault) => self.fail(fault),
+            }
+        } else {
+            self.on_record()
+        };
+        settle(done, carried, self.policy)
+    }
+
+    /// Copies a node's times from the primary to the replica.
+    fn carry_times(&self, node: &Arc<Node>) {
+        let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
+        let _turn = self.order.enter(&claims);
+        node.unsettled.store(false, Ordering::Release);
+        if !self.lane.is_open() || node.is_unlinked(Side::Primary) {
+            return;
+        }
+        let done = match self.source.stat(node) {
+            Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
+            Err(errno) => Err(Fault {
+                errno: Some(errno),
+                doing: format!(
+                    "the primary could not tell the times of {}",
+                    node.display_path()
+                ),
+            }),
+        };
+        if let Err(fault) = done {
+            self.fail(fault);
+        }
+    }
+
+    /// Carries over the times of nodes that have come to rest, until [`Self::drain`].
+    pub fn settle_times(&self) {
+        while let Some(nodes) = self.times.next() {
+            self.carry_all(nodes);
+        }
+    }
+
+    fn carry_all(&self, nodes: Vec<Arc<Node>>) {
+        for node in &nodes {
+            self.carry_times(node);
+        }
+        drop(nodes);
+        self.nodes.sweep();
+    }
+
+    /// Lets nothing new in, finishes what is under way and settles every time.
+    pub fn drain(&self) {
+        *self.gate.write() = false;
+        self.carry_all(self.times.stop());
+    }
+
+    /// Drains and notes the orderly end on both stamps.
+    ///
+    /// # Errors
+    /// When the stamps could not be written: then the next mount compares.
+    pub fn close(&self) -> Result<()> {
+        self.drain();
+        self.record.closed(self.lane.is_open())
+    }
+
+    /// The node that `name` in `parent` means, if the kernel knows it.
+    ///
+    /// # Errors
+    /// `ENOENT` and whatever else the primary says of the name.
+    pub fn find(&self, parent: &Arc<Node>, name: &Name) -> Result<Option<Arc<Node>>> {
+        let ident: Ident = self.source.lookup(parent, name)?.ident;
+        Ok(self.nodes.find(ident))
+    }
+
+    /// Sizes of the smaller of the two copies: what can still be written is what fits on both.
+    pub fn space(&self) -> Result<Space> {
+        let mut space = self.primary.space()?;
+        if self.lane.is_open()
+            && let Ok(replica) = self.lane.space()
+        {
+            let unit = u64::from(space.block_bytes.max(1));
+            for at in 1..3 {
+                let bytes = replica.blocks[at].saturating_mul(u64::from(replica.block_bytes));
+                space.blocks[at] = space.blocks[at].min(bytes / unit);
+            }
+            // A file system without a fixed number of inodes says 0 of 0 (btrfs).
+            if replica.inodes[0] > 0 {
+                space.inodes[1] = space.inodes[1].min(replica.inodes[1]);
+            }
+        }
+        Ok(space)
+    }
+
+    /// What the mirror knows about itself, for `status`.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
+
+    /// Whether the replica receives every op.
+    #[must_use]
+    pub fn is_replicating(&self) -> bool {
+        self.lane.is_open()
+    }
+
+    /// Bytes written to the primary, and errors it gave.
+    #[must_use]
+    pub fn primary_counts(&self) -> (u64, u64) {
+        (
+            self.primary_bytes.load(Ordering::Relaxed),
+            self.primary_errors.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Bytes written to the replica, and errors it gave.
+    #[must_use]
+    pub fn replica_counts(&self) -> (u64, u64) {
+        self.lane.counts()
+    }
+}
+
+/// "No space left on device (ENOSPC)".
+#[must_use]
+pub fn describe(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let text = text
+        .split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    match errno_name(errno) {
+        Some(name) => format!("{text} ({name})"),
+        None => text,
+    }
+}
+
+/// The symbolic name of an errno that a replica may well give.
+#[must_use]
+pub fn errno_name(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::NOSPC => "ENOSPC",
+        Errno::DQUOT => "EDQUOT",
+        Errno::IO => "EIO",
+        Errno::ROFS => "EROFS",
+        Errno::STALE => "ESTALE",
+        Errno::NODEV => "ENODEV",
+        Errno::NXIO => "ENXIO",
+        Errno::NOENT => "ENOENT",
+        Errno::EXIST => "EEXIST",
+        Errno::NOTDIR => "ENOTDIR",
+        Errno::ISDIR => "EISDIR",
+        Errno::NOTEMPTY => "ENOTEMPTY",
+        Errno::PERM => "EPERM",
+        Errno::ACCESS => "EACCES",
+        Errno::MFILE => "EMFILE",
+        Errno::NFILE => "ENFILE",
+        Errno::NOTCONN => "ENOTCONN",
+        Errno::OPNOTSUPP => "EOPNOTSUPP",
+        Errno::NAMETOOLONG => "ENAMETOOLONG",
+        Errno::FBIG => "EFBIG",
+        Errno::UCLEAN => "EUCLEAN",
+        Errno::TIMEDOUT => "ETIMEDOUT",
+        _ => return None,
+    })
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+//! Descriptors belong to nodes, not to opens, and stay within `RLIMIT_NOFILE` (decision 1).
+//!
+//! The kernel never tells us about `open(2)`, so a node gets a descriptor when something needs
+//! one, and keeps it until others need the room: a second-chance ring per tree. Two kinds stay
+//! out of the ring's reach: descriptors of nodes that no name leads to any more (pinned until
+//! FORGET), and those with writes that were never synced, because the error of a failed writeback
+//! is reported through the descriptor that wrote (02-safety rule 14).
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::node::{Node, Side};
+
+/// What a descriptor can be used for; a later one can do all that an earlier one can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// `O_PATH`: attributes, and names relative to it.
+    Path,
+    /// `O_RDONLY`.
+    Read,
+    /// `O_RDWR`.
+    Write,
+}
+
+/// An open descriptor of one node on one side.
+#[derive(Debug)]
+pub struct Descriptor {
+    fd: OwnedFd,
+    /// What it was opened for.
+    pub access: Access,
+    /// Used since the ring's hand last passed.
+    hot: AtomicBool,
+    /// The ring's write epoch at the last unsynced write, or 0.
+    dirty: AtomicU64,
+    position: Mutex<()>,
+}
+
+impl Descriptor {
+    /// Wraps a freshly opened descriptor.
+    #[must_use]
+    pub fn new(fd: OwnedFd, access: Access) -> Self {
+        Self {
+            fd,
+            access,
+            hot: AtomicBool::new(true),
+            dirty: AtomicU64::new(0),
+            position: Mutex::default(),
+        }
+    }
+
+    /// Marks it used, so that the ring's hand passes it once more.
+    pub fn touch(&self) {
+        self.hot.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes a write that is not durable yet: once before it, so that the descriptor is not
+    /// closed under it, and once after, so that no sync that ran before it counts.
+    pub fn soil(&self, ring: &Ring) {
+        self.dirty
+            .store(ring.epoch.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    /// Holds the file position (of a directory being listed) for one user at a time.
+    pub fn position(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.position.lock()
+    }
+
+    /// Notes that everything written through it was made durable.
+    pub fn clean(&self) {
+        self.dirty.store(0, Ordering::Release);
+    }
+
+    fn is_dirty(&self, ring: &Ring) -> bool {
+        self.dirty.load(Ordering::Acquire) > ring.synced.load(Ordering::Acquire)
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The descriptors of one tree, and how many there may be.
+#[derive(Debug)]
+pub struct Ring {
+    side: Side,
+    limit: usize,
+    pinned: Arc<AtomicUsize>,
+    /// The epoch that writes belong to now; a sync of the whole file system begins the next.
+    epoch: AtomicU64,
+    /// The last epoch whose writes are all durable.
+    synced: AtomicU64,
+    hand: Mutex<VecDeque<Weak<Node>>>,
+    syncing: Mutex<()>,
+}
+
+/// What to do about a full ring.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is room now.
+    Made,
+    /// Everything left is unsynced: sync the file system with [`Ring::sync_once`].
+    NeedsSync,
+}
+
+impl Ring {
+    /// A ring of at most `limit` descriptors for one side.
+    #[must_use]
+    pub fn new(side: Side, limit: usize) -> Self {
+        Self {
+            side,
+            limit: limit.max(8),
+            pinned: Arc::default(),
+            epoch: AtomicU64::new(1),
+            synced: AtomicU64::new(0),
+            hand: Mutex::default(),
+            syncing: Mutex::default(),
+        }
+    }
+
+    /// Puts a node that has just got a descriptor into the ring, and makes room for it.
+    #[must_use]
+    pub fn insert(&self, node: &Arc<Node>) -> Room {
+        self.hand.lock().push_back(Arc::downgrade(node));
+        self.make_room()
+    }
+
+    /// Closes descriptors until the limit holds.
+    #[must_use]
+    pub fn make_room(&self) -> Room {
+        let room = self
+            .limit
+            .saturating_sub(self.pinned.load(Ordering::Relaxed))
+            .max(8);
+        // Everything may be hot or dirty: twice round is enough to know.
+        let mut tries = 2 * self.hand.lock().len();
+        let mut dirty = 0;
+        let mut closing = Vec::new();
+        loop {
+            let mut hand = self.hand.lock();
+            if hand.len() <= room {
+                return Room::Made;
+            }
+            if tries == 0 {
+                return if dirty > 0 {
+                    Room::NeedsSync
+                } else {
+                    Room::Made
+                };
+            }
+            tries -= 1;
+            let Some(weak) = hand.pop_front() else {
+                return Room::Made;
+            };
+            drop(hand);
+            let Some(node) = weak.upgrade() else { continue };
+            let mut place = node.place(self.side);
+            match &place.open {
+                None => {}
+                Some(_) if place.pin.is_some() => {}
+                Some(open) if open.hot.swap(false, Ordering::Relaxed) => {
+                    self.hand.lock().push_back(weak);
+                }
+                Some(open) if open.is_dirty(self) => {
+                    dirty += 1;
+                    self.hand.lock().push_back(weak);
+                }
+                // Closed outside the lock: closing can be slow.
+                Some(_) => closing.extend(place.open.take()),
+            }
+            drop(place);
+            closing.clear();
+        }
+    }
+
+    /// Counts one more descriptor that cannot be closed, for as long as the guard lives.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        self.pinned.fetch_add(1, Ordering::Relaxed);
+        Pin(self.pinned.clone())
+    }
+
+    /// Runs `sync` once for all who find the ring full of unsynced descriptors; what was written
+    /// before it is durable then.
+    pub fn sync_once<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let seen = self.synced.load(Ordering::Acquire);
+        let _one = self.syncing.lock();
+        if self.synced.load(Ordering::Acquire) != seen {
+            return Ok(());
+        }
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
+        let done = sync();
+        self.synced.store(epoch, Ordering::Release);
+        done
+    }
+
+    /// The nodes with unsynced writes: those whom a failed sync concerns.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.hand.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// Counts a pinned descriptor while it lives.
+#[derive(Debug)]
+pub struct Pin(Arc<AtomicUsize>);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

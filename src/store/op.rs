@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: MIT
+//! `Op`: every mutation, once, as data.
+//!
+//! The narrow waist of the house: the mirror, a lane, a test double and (later) the write-intent
+//! log all speak this. An op names nodes and single-component names, never paths; it is complete,
+//! so that the same value carried out on two equal trees leaves two equal trees. What is decided
+//! at the moment of the call (the caller's identity, `UTIME_NOW`) is decided before the op is made.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use super::node::Node;
+use super::{Name, Time};
+use crate::sys::creds::Needs;
+
+/// One mutation, and on whose behalf.
+#[derive(Debug)]
+pub struct Op<'a> {
+    /// Whose it is: owner of new objects, umask, whether set-id bits survive.
+    pub needs: Needs,
+    /// What to do.
+    pub action: Action<'a>,
+}
+
+/// What an op does. Every variant is applied to the primary first, then to each replica.
+#[derive(Debug)]
+pub enum Action<'a> {
+    /// Write `data` at `offset`.
+    Write {
+        node: Arc<Node>,
+        offset: u64,
+        data: &'a [u8],
+    },
+    /// Set the size; what is beyond is cut off or reads as zeros.
+    Truncate { node: Arc<Node>, size: u64 },
+    /// `fallocate(2)` with its own mode bits.
+    Allocate {
+        node: Arc<Node>,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    },
+    /// Copy within the tree, as `copy_file_range(2)`.
+    CopyRange {
+        from: Arc<Node>,
+        from_offset: u64,
+        to: Arc<Node>,
+        to_offset: u64,
+        length: u64,
+    },
+    /// Owner, then permission bits, then times; `None` leaves one as it is.
+    SetAttr {
+        node: Arc<Node>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        mode: Option<u32>,
+        atime: Option<Time>,
+        mtime: Option<Time>,
+    },
+    /// Inode flags as `chattr(1)` sets them.
+    SetFlags { node: Arc<Node>, flags: u32 },
+    /// `how` is 0, `XATTR_CREATE` or `XATTR_REPLACE`.
+    SetXattr {
+        node: Arc<Node>,
+        name: CString,
+        value: &'a [u8],
+        how: u32,
+    },
+    /// Remove one extended attribute.
+    RemoveXattr { node: Arc<Node>, name: CString },
+    /// A regular file, which must not exist yet.
+    Create {
+        parent: Arc<Node>,
+        name: Name,
+        mode: u32,
+    },
+    /// A directory.
+    Mkdir {
+        parent: Arc<Node>,
+        name: Name,
+        mode: u32,
+    },
+    /// A fifo, socket, device node or (by `mknod(2)`) regular file; `mode` has the type bits.
+    Mknod {
+        parent: Arc<Node>,
+        name: Name,
+        mode: u32,
+        rdev: u64,
+    },
+    /// A symbolic link; `target` is not interpreted.
+    Symlink {
+        parent: Arc<Node>,
+        name: Name,
+        target: CString,
+    },
+    /// One more name for a node.
+    Link {
+        node: Arc<Node>,
+        parent: Arc<Node>,
+        name: Name,
+    },
+    /// Remove the name of something that is not a directory; `victim` if the kernel knows it.
+    Unlink {
+        parent: Arc<Node>,
+        name: Name,
+        victim: Option<Arc<Node>>,
+    },
+    /// Remove an empty directory.
+    Rmdir {
+        parent: Arc<Node>,
+        name: Name,
+        victim: Option<Arc<Node>>,
+    },
+    /// `renameat2(2)`. `moved` and `victim` (what stood at the new name) if the kernel knows them.
+    Rename {
+        from: (Arc<Node>, Name),
+        to: (Arc<Node>, Name),
+        flags: u32,
+        moved: Option<Arc<Node>>,
+        victim: Option<Arc<Node>>,
+    },
+}
+
+/// A part of the tree that an op needs to itself, for the time of its turn.
+///
+/// Everything is an interval on one aspect of one node, so that "overlaps" is the only question:
+/// names are points (a hash) in the directory's name space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The node's serial number.
+    pub node: u64,
+    /// Which aspect.
+    pub aspect: Aspect,
+    /// First point of the interval.
+    pub start: u64,
+    /// Last point of the interval, inclusive.
+    pub last: u64,
+}
+
+/// The aspects of a node that turns are taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Aspect {
+    /// Owner, mode, times, extended attributes.
+    Attributes,
+    /// Bytes of content, by offset.
+    Data,
+    /// Names in a directory, by hash.
+    Names,
+}
+
+impl Claim {
+    /// The attributes of `node`.
+    #[must_use]
+    pub fn attributes(node: &Node) -> Self {
+        Self {
+            node: node.serial,
+            aspect: Aspect::Attributes,
+            start: 0,
+            last: 0,
+        }
+    }
+
+    fn data(node: &Node, start: u64, length: u64) -> Self {
+        let last = start.saturating_add(length.max(1) - 1);
+        Self {
+            node: node.serial,
+            aspect: Aspect::Data,
+            start,
+            last,
+        }
+    }
+
+    fn name(dir: &Node, name: &Name) -> Self {
+        let hash = crc32fast::hash(name.as_c_str().to_bytes()).into();
+        Self {
+            node: dir.serial,
+            aspect: Aspect::Names,
+            start: hash,
+            last: hash,
+        }
+    }
+
+    fn all_names(dir: &Node) -> Self {
+        Self {
+            node: dir.serial,
+            aspect: Aspect::Names,
+            start: 0,
+            last: u64::MAX,
+        }
+    }
+
+    /// Whether two claims cannot be held at once.
+    #[must_use]
+    pub fn conflicts(&self, other: &Self) -> bool {
+        (self.node, self.aspect) == (other.node, other.aspect)
+            && self.start <= other.last
+            && other.start <= self.last
+    }
+}
+
+/// The claims of one op, sorted and free of overlaps among themselves.
+pub type Claims = smallvec::SmallVec<[Claim; 4]>;
+
+impl Op<'_> {
+    /// What this op must have to itself while it runs.
+    #[must_use]
+    pub fn claims(&self) -> Claims {
+        let mut claims = Claims::new();
+        match &self.action {
+            Action::Write { node, offset, data } => {
+                claims.push(Claim::data(node, *offset, data.len() as u64));
+                if !self.needs.fsetid {
+                    claims.push(Claim::attributes(node)); // it may clear set-id bits
+                }
+            }
+            Action::Truncate { node, size } => {
+                claims.push(Claim::attributes(node));
+                claims.push(Claim::data(node, *size, u64::MAX));
+            }
+            Action::Allocate {
+                node,
+                offset,
+                length,
+                ..
+            } => {
+                claims.push(Claim::attributes(node));
+                claims.push(Claim::data(node, *offset, *length));
+            }
+            Action::CopyRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                length,
+            } => {
+                claims.push(Claim::data(from, *from_offset, *length));
+                claims.push(Claim::data(to, *to_offset, *length));
+                claims.push(Claim::attributes(to));
+            }
+            Action::SetAttr { node, .. }
+            | Action::SetFlags { node, .. }
+            | Action::SetXattr { node, .. }
+            | Action::RemoveXattr { node, .. } => claims.push(Claim::attributes(node)),
+            Action::Create { parent, name, .. }
+            | Action::Mkdir { parent, name, .. }
+            | Action::Mknod { parent, name, .. }
+            | Action::Symlink { parent, name, .. } => claims.push(Claim::name(parent, name)),
+            Action::Link { node, parent, name } => {
+                claims.push(Claim::name(parent, name));
+                claims.push(Claim::attributes(node));
+            }
+            Action::Unlink {
+                parent,
+                name,
+                victim,
+            }
+            | Action::Rmdir {
+                parent,
+                name,
+                victim,
+            } => {
+                claims.push(Claim::name(parent, name));
+                claims.extend(victim.iter().flat_map(Self::removed));
+            }
+            Action::Rename {
+                from,
+                to,
+                moved,
+                victim,
+                ..
+            } => {
+                claims.push(Claim::name(&from.0, &from.1));
+                claims.push(Claim::name(&to.0, &to.1));
+                claims.extend(victim.iter().flat_map(Self::removed));
+                claims.extend(moved.iter().map(|node| Claim::attributes(node)));
+            }
+        }
+        merge(&mut claims);
+        claims
+    }
+
+    /// A directory is removed only once everything removed from it is gone on every copy; a file
+    /// is pinned, and its link count changes.
+    fn removed(victim: &Arc<Node>) -> [Claim; 2] {
+        [Claim::all_names(victim), Claim::attributes(victim)]
+    }
+
+    /// The directories whose entries this op changes, and with them their times.
+    #[must_use]
+    pub fn directories(&self) -> smallvec::SmallVec<[&Arc<Node>; 2]> {
+        match &self.action {
+            Action::Create { parent, .. }
+            | Action::Mkdir { parent, .. }
+            | Action::Mknod { parent, .. }
+            | Action::Symlink { parent, .. }
+            | Action::Link { parent, .. }
+            | Action::Unlink { parent, .. }
+            | Action::Rmdir { parent, .. } => smallvec::smallvec![parent],
+            Action::Rename {
+                from, to, moved, ..
+            } => {
+                let mut dirs = smallvec::smallvec![&from.0];
+                if !Arc::ptr_eq(&from.0, &to.0) {
+                    dirs.push(&to.0);
+                    // Some file systems update a moved directory's own time with its "..".
+                    dirs.extend(moved.iter().filter(|node| node.is_dir()));
+                }
+                dirs
+            }
+            _ => smallvec::SmallVec::new(),
+        }
+    }
+
+    /// The node whose content this op changes, and with it its times.
+    #[must_use]
+    pub fn content(&self) -> Option<&Arc<Node>> {
+        match &self.action {
+            Action::Write { node, .. }
+            | Action::Truncate { node, .. }
+            | Action::Allocate { node, .. }
+            | Action::CopyRange { to: node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The op's name for logs and messages, e.g. "rename".
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self.action {
+            Action::Write { .. } => "write",
+            Action::Truncate { .. } => "truncate",
+            Action::Allocate { .. } => "fallocate",
+            Action::CopyRange { .. } => "copy_file_range",
+            Action::SetAttr { .. } => "setattr",
+            Action::SetFlags { .. } => "setflags",
+            Action::SetXattr { .. } => "setxattr",
+            Action::RemoveXattr { .. } => "removexattr",
+            Action::Create { .. } => "create",
+            Action::Mkdir { .. } => "mkdir",
+            Action::Mknod { .. } => "mknod",
+            Action::Symlink { .. } => "symlink",
+            Action::Link { .. } => "link",
+            Action::Unlink { .. } => "unlink",
+            Action::Rmdir { .. } => "rmdir",
+            Action::Rename { .. } => "rename",
+        }
+    }
+}
+
+/// Sorts claims and joins those of one op that overlap: with a common order for all ops, and no
+/// claim of an op in the way of its own, turns cannot deadlock.
+fn merge(claims: &mut Claims) {
+    claims.sort_unstable();
+    let mut kept = 0;
+    for next in 1..claims.len() {
+        if claims[kept].conflicts(&claims[next]) {
+            claims[kept].last = claims[kept].last.max(claims[next].last);
+        } else {
+            kept += 1;
+            claims[kept] = claims[next];
+        }
+    }
+    claims.truncate(kept + 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(node: u64, start: u64, last: u64) -> Claim {
+        Claim {
+            node,
+            aspect: Aspect::Data,
+            start,
+            last,
+        }
+    }
+
+    #[test]
+    fn only_overlapping_claims_on_one_aspect_of_one_node_conflict() {
+        let claim = data(1, 10, 19);
+        for (other, conflict) in [
+            (data(1, 19, 30), true),
+            (data(1, 20, 30), false),
+            (data(1, 0, 9), false),
+            (data(1, 0, u64::MAX), true),
+            (data(2, 10, 19), false),
+            (
+                Claim {
+                    aspect: Aspect::Names,
+                    ..claim
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(claim.conflicts(&other), conflict, "{other:?}");
+            assert_eq!(other.conflicts(&claim), conflict, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_op_never_stands_in_its_own_way() {
+        let mut claims: Claims = [data(1, 5, 9), data(1, 0, 6), data(2, 0, 0), data(1, 20, 30)]
+            .into_iter()
+            .collect();
+        merge(&mut claims);
+        assert_eq!(
+            claims.as_slice(),
+            [data(1, 0, 9), data(1, 20, 30), data(2, 0, 0)]
+        );
+    }
+}

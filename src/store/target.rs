@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: MIT
+//! `Tree` as a [`Target`]: carrying out ops on one copy.
+//!
+//! The same code serves primary and replica, and leaves the decision whose result counts to the
+//! mirror. Backing files are never open with `O_APPEND`: the offset is the op's own (02-safety,
+//! trap 3), and set-id bits are cleared by each copy's own file system, given the right
+//! credentials (trap 7).
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps,
+};
+use rustix::time::Timespec;
+
+use super::descriptor::{Access, Descriptor};
+use super::node::Node;
+use super::op::{Action, Op};
+use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
+use crate::sys::{self, Errno, Result};
+
+impl Target for Tree {
+    fn apply(&self, op: &Op<'_>) -> Result<Applied> {
+        sys::creds::wear(op.needs)?;
+        match &op.action {
+            Action::Write { node, offset, data } => {
+                self.write(node, *offset, data).map(Applied::wrote)
+            }
+            Action::Truncate { node, size } => self
+                .change_data(node, |file| {
+                    retry(|| rustix::fs::ftruncate(file.as_fd(), *size))
+                })
+                .map(Applied::nothing),
+            Action::Allocate {
+                node,
+                mode,
+                offset,
+                length,
+            } => {
+                let mode = FallocateFlags::from_bits_retain(*mode);
+                self.change_data(node, |file| {
+                    retry(|| rustix::fs::fallocate(file.as_fd(), mode, *offset, *length))
+                })
+                .map(Applied::nothing)
+            }
+            Action::CopyRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                length,
+            } => self
+                .copy_range(from, *from_offset, to, *to_offset, *length)
+                .map(Applied::wrote),
+            Action::SetAttr {
+                node,
+                uid,
+                gid,
+                mode,
+                atime,
+                mtime,
+            } => {
+                let object = self.open(node, Access::Path)?;
+                let fd = object.as_fd();
+                // chown clears set-id bits, so the mode comes after it, and times come last.
+                if uid.is_some() || gid.is_some() {
+                    sys::at::chown(fd, *uid, *gid)?;
+                }
+                if let Some(mode) = mode {
+                    sys::at::chmod(fd, mode & 0o7777)?;
+                }
+                if atime.is_some() || mtime.is_some() {
+                    sys::at::utimens(fd, &timestamps(*atime, *mtime))?;
+                }
+                Ok(Applied::default())
+            }
+            Action::SetFlags { node, flags } => {
+                let object = self.open(node, Access::Read)?;
+                sys::at::set_flags(object.as_fd(), *flags).map(Applied::nothing)
+            }
+            Action::SetXattr {
+                node,
+                name,
+                value,
+                how,
+            } => {
+                Self::refuse_own_xattr(node, name)?;
+                let object = self.object(node)?;
+                sys::at::set_xattr(object.as_fd(), name, value, *how).map(Applied::nothing)
+            }
+            Action::RemoveXattr { node, name } => {
+                Self::refuse_own_xattr(node, name)?;
+                let object = self.object(node)?;
+                sys::at::remove_xattr(object.as_fd(), name).map(Applied::nothing)
+            }
+            Action::Create { parent, name, mode } => self.create(parent, name, *mode),
+            Action::Mkdir { parent, name, mode } => self.make(parent, name, |dir, name| {
+                rustix::fs::mkdirat(dir.as_fd(), name, Mode::from(mode & 0o7777))
+            }),
+            Action::Mknod {
+                parent,
+                name,
+                mode,
+                rdev,
+            } => self.make(parent, name, |dir, name| {
+                let kind = FileType::from_raw_mode(*mode);
+                rustix::fs::mknodat(dir.as_fd(), name, kind, Mode::from(mode & 0o7777), *rdev)
+            }),
+            Action::Symlink {
+                parent,
+                name,
+                target,
+            } => self.make(parent, name, |dir, name| {
+                rustix::fs::symlinkat(target.as_c_str(), dir.as_fd(), name)
+            }),
+            Action::Link { node, parent, name } => self.link(node, parent, name),
+            Action::Unlink {
+                parent,
+                name,
+                victim,
+            } => self.remove(parent, name, victim.as_ref(), AtFlags::empty()),
+            Action::Rmdir {
+                parent,
+                name,
+                victim,
+            } => self.remove(parent, name, victim.as_ref(), AtFlags::REMOVEDIR),
+            Action::Rename {
+                from,
+                to,
+                flags,
+                moved,
+                victim,
+            } => self.rename(from, to, *flags, moved.as_ref(), victim.as_ref()),
+        }
+    }
+
+    fn adopt(&self, node: &Arc<Node>, made: Made) {
+        node.place(self.side).ident = Some(made.stat.ident);
+        if let Some(fd) = made.fd {
+            self.install(node, Descriptor::new(fd, Access::Write));
+        }
+    }
+
+    fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
+        let object = self.open(node, Access::Path)?;
+        sys::at::utimens(object.as_fd(), &timestamps(Some(atime), Some(mtime)))
+    }
+
+    fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
+        if !matches!(node.kind, FileType::RegularFile | FileType::Directory) {
+            return Ok(());
+        }
+        let object = self.open(node, Access::Read)?;
+        retry(|| match scope {
+            Scope::Data => rustix::fs::fdatasync(object.as_fd()),
+            Scope::Node => rustix::fs::fsync(object.as_fd()),
+        })?;
+        object.clean();
+        Ok(())
+    }
+
+    fn space(&self) -> Result<Space> {
+        self.measure()
+    }
+}
+
+impl Tree {
+    fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8]) -> Result<usize> {
+        self.change_data(node, |file| {
+            retry(|| rustix::io::pwrite(file.as_fd(), data, offset))
+        })
+    }
+
+    /// Runs a change of a file's content, and remembers that it is not durable yet.
+    fn change_data<T>(
+        &self,
+        node: &Arc<Node>,
+        change: impl FnOnce(&Descriptor) -> Result<T>,
+    ) -> Result<T> {
+        let file = self.open(node, Access::Write)?;
+        file.soil(&self.ring);
+        let done = change(&file);
+        file.soil(&self.ring);
+        done
+    }
+
+    fn copy_range(
+        &self,
+        from: &Arc<Node>,
+        mut from_offset: u64,
+        to: &Arc<Node>,
+        mut to_offset: u64,
+        length: u64,
+    ) -> Result<usize> {
+        let source = self.open(from, Access::Read)?;
+        let length = usize::try_from(length.min(1 << 30)).map_err(|_| Errno::INVAL)?;
+        self.change_data(to, |file| {
+            retry(|| {
+                rustix::fs::copy_file_range(
+                    source.as_fd(),
+                    Some(&mut from_offset),
+                    file.as_fd(),
+                    Some(&mut to_offset),
+                    length,
+                )
+            })
+        })
+    }
+
+    fn create(&self, parent: &Arc<Node>, name: &Name, mode: u32) -> Result<Applied> {
+        Self::refuse_own_file(parent, name)?;
+        let dir = self.dir_again(parent)?;
+        let _names = self.names.read();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
+        let fd = retry(|| {
+            rustix::fs::openat2(
+                dir.as_fd(),
+                name.as_c_str(),
+                flags | OFlags::CLOEXEC,
+                Mode::from(mode & 0o7777),
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+            )
+        })?;
+        let stat = Stat::of(fd.as_fd())?;
+        Ok(Applied {
+            written: 0,
+            made: Some(Made { stat, fd: Some(fd) }),
+        })
+    }
+
+    /// Makes a directory, symlink or special file and looks at what came out.
+    fn make(
+        &self,
+        parent: &Arc<Node>,
+        name: &Name,
+        make: impl FnOnce(&Descriptor, &CStr) -> Result<()>,
+    ) -> Result<Applied> {
+        Self::refuse_own_file(parent, name)?;
+        let dir = self.dir_again(parent)?;
+        let _names = self.names.read();
+        make(&dir, name.as_c_str())?;
+        let stat = Stat::of_name(dir.as_fd(), name.as_c_str())?;
+        Ok(Applied {
+            written: 0,
+            made: Some(Made { stat, fd: None }),
+        })
+    }
+
+    fn link(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &Name) -> Result<Applied> {
+        Self::refuse_own_file(parent, name)?;
+        let object = self.open(node, Access::Path)?;
+        let dir = self.dir_again(parent)?;
+        let first = {
+            let place = node.place(self.side);
+            place.links.first().cloned()
+        };
+        let old_dir = match &first {
+            Some(link) => Some(self.dir_again(&link.parent)?),
+            None => None,
+        };
+        let _names = self.names.read();
+        let (fd, new_dir) = (object.as_fd(), dir.as_fd());
+        // By descriptor this needs CAP_DAC_READ_SEARCH before Linux 6.10; an ordinary user falls
+        // back to the name it was found under, which was checked a moment ago.
+        match rustix::fs::linkat(fd, c"", new_dir, name.as_c_str(), AtFlags::EMPTY_PATH) {
+            Err(Errno::NOENT) if !sys::creds::privileged() => {
+                let (Some(link), Some(old_dir)) = (&first, &old_dir) else {
+                    return Err(Errno::NOENT);
+                };
+                let old_name = link.name.as_c_str();
+                let none = AtFlags::empty();
+                rustix::fs::linkat(old_dir.as_fd(), old_name, new_dir, name.as_c_str(), none)?;
+            }
+            done => done?,
+        }
+        node.add_link(self.side, parent, name);
+        let stat = Stat::of(object.as_fd())?;
+        Ok(Applied {
+            written: 0,
+            made: Some(Made { stat, fd: None }),
+        })
+    }
+
+    fn remove(
+        &self,
+        parent: &Arc<Node>,
+        name: &Name,
+        victim: Option<&Arc<Node>>,
+        flags: AtFlags,
+    ) -> Result<Applied> {
+        Self::refuse_own_file(parent, name)?;
+        let dir = self.dir_again(parent)?;
+        let pinned = victim.map(|node| self.pin(node)).transpose()?;
+        let _names = self.names.read();
+        let done = rustix::fs::unlinkat(dir.as_fd(), name.as_c_str(), flags);
+        if let Some(node) = victim {
+            match done {
+                Ok(()) => {
+                    node.remove_link(self.side, parent, name);
+                    self.unpin(node);
+                }
+                Err(_) => self.unpin(node),
+            }
+        }
+        drop(pinned);
+        done.map(Applied::nothing)
+    }
+
+    fn rename(
+        &self,
+        from: &(Arc<Node>, Name),
+        to: &(Arc<Node>, Name),
+        flags: u32,
+        moved: Option<&Arc<Node>>,
+        victim: Option<&Arc<Node>>,
+    ) -> Result<Applied> {
+        Self::refuse_own_file(&from.0, &from.1)?;
+        Self::refuse_own_file(&to.0, &to.1)?;
+        let (old_dir, new_dir) = (self.dir_again(&from.0)?, self.dir_again(&to.0)?);
+        let flags = RenameFlags::from_bits_retain(flags);
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let pinned = match victim {
+            Some(node) if !exchange => Some(self.pin(node)?),
+            _ => None,
+        };
+        let _names = self.names.read();
+        let (old_name, new_name) = (from.1.as_c_str(), to.1.as_c_str());
+        let done =
+            rustix::fs::renameat_with(old_dir.as_fd(), old_name, new_dir.as_fd(), new_name, flags);
+        let two_names_of_one =
+            matches!((moved, victim), (Some(moved), Some(victim)) if Arc::ptr_eq(moved, victim));
+        if let Err(errno) = done {
+            victim.into_iter().for_each(|node| self.unpin(node));
+            return Err(errno);
+        }
+        if two_names_of_one {
+            // rename(2): two links to one file stay as they are.
+            victim.into_iter().for_each(|node| self.unpin(node));
+            return Ok(Applied::default());
+        }
+        if let Some(node) = victim {
+            if exchange {
+                node.add_link(self.side, &from.0, &from.1);
+            }
+            node.remove_link(self.side, &to.0, &to.1);
+            self.unpin(node);
+        }
+        if let Some(node) = moved {
+            node.add_link(self.side, &to.0, &to.1);
+            node.remove_link(self.side, &from.0, &from.1);
+        }
+        drop(pinned);
+        Ok(Applied::default())
+    }
+
+    /// Opens what is about to lose a name and keeps it open: without a name there is no way back
+    /// to it, and its number must not be given to another object while the kernel knows it.
+    fn pin(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>> {
+        let open = match node.kind {
+            FileType::RegularFile => self
+                .open(node, Access::Write)
+                .or_else(|_| self.open(node, Access::Read))
+                .or_else(|_| self.open(node, Access::Path))?,
+            FileType::Directory => self
+                .open(node, Access::Read)
+                .or_else(|_| self.open(node, Access::Path))?,
+            _ => self.open(node, Access::Path)?,
+        };
+        let mut place = node.place(self.side);
+        if place.pin.is_none() {
+            place.pin = Some(self.ring.pin());
+        }
+        if place.open.is_none() {
+            place.open = Some(open.clone());
+        }
+        Ok(open)
+    }
+
+    /// Gives a descriptor back to the ring, if there still is a name to find the object by.
+    fn unpin(&self, node: &Arc<Node>) {
+        let mut place = node.place(self.side);
+        if !place.links.is_empty() && place.pin.take().is_some() {
+            drop(place);
+            // Whatever room this takes, the next one to open something makes.
+            let _ = self.ring.insert(node);
+        }
+    }
+}
+
+impl Applied {
+    fn wrote(written: usize) -> Self {
+        Self {
+            written,
+            made: None,
+        }
+    }
+
+    fn nothing((): ()) -> Self {
+        Self::default()
+    }
+}
+
+/// Runs a call again as long as a signal interrupts it.
+fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Both times for `utimensat`; what is not given stays as it is.
+fn timestamps(atime: Option<Time>, mtime: Option<Time>) -> Timestamps {
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_OMIT,
+    };
+    Timestamps {
+        last_access: atime.map_or(omit, Into::into),
+        last_modification: mtime.map_or(omit, Into::into),
+    }
+}
