@@ -2,6 +2,9 @@
 //! mirrorfs keeps a second copy of a directory, live.
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod mirror;
+pub mod session;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;

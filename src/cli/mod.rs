@@ -1,0 +1,4 @@
+//! tmp
+pub fn main() -> std::process::ExitCode {
+    0.into()
+}

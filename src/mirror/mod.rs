@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT
+//! FLOOR 3: replication.
+
+pub mod report;
