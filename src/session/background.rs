@@ -26,12 +26,12 @@ pub enum Child {
     Ended(u8),
 }
 
-/// Runs this very program again with `arguments` and `--ready-fd N`, and waits until it is mounted
-/// or has ended. However long that takes: seeding may take hours, and ends with its child.
+/// Runs this very program again with `verb --foreground --ready-fd N arguments`, and waits until it
+/// is mounted or has ended. However long that takes: seeding may take hours, and ends with its child.
 ///
 /// # Errors
 /// When it could not be started.
-pub fn spawn(arguments: &[OsString]) -> Result<Child, Refusal> {
+pub fn spawn(verb: &str, arguments: &[OsString]) -> Result<Child, Refusal> {
     let failed = |e: io::Error| Refusal::system(format!("cannot start the daemon: {e}."));
     let (mut ready, child_end) = io::pipe().map_err(failed)?;
     // Inherited on purpose; this process has one thread and starts nothing else.
@@ -39,9 +39,9 @@ pub fn spawn(arguments: &[OsString]) -> Result<Child, Refusal> {
     let name = std::env::current_exe().map_err(failed)?;
     let mut child = Command::new("/proc/self/exe")
         .arg0(&name)
-        .args(arguments)
-        .arg("--ready-fd")
+        .args([verb, "--foreground", "--ready-fd"])
         .arg(child_end.as_raw_fd().to_string())
+        .args(arguments)
         .spawn()
         .map_err(failed)?;
     drop(child_end);

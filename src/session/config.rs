@@ -203,6 +203,8 @@ pub struct MountConfig {
     pub verbose: bool,
     /// Check everything, mount nothing.
     pub fake: bool,
+    /// What was found and done on the way, to be said and logged.
+    pub notes: Vec<String>,
 }
 
 impl MountConfig {
@@ -219,9 +221,11 @@ impl MountConfig {
                     .next("Leave it out: mode=sync is the default."),
             );
         }
-        if !request.fake {
-            mountpoint::clear_dead(&request.mountpoint)?;
-        }
+        let notes = if request.fake {
+            Vec::new()
+        } else {
+            mountpoint::clear_dead(&request.mountpoint)?
+        };
         let primary = Place::existing(&request.primary, "PRIMARY")?;
         let mount_at = Place::existing(&request.mountpoint, "MOUNTPOINT")?;
         let replica = Replica::find(replica, request.degraded)?;
@@ -256,6 +260,7 @@ impl MountConfig {
             privileged,
             verbose: request.verbose,
             fake: request.fake,
+            notes,
         };
         check::trees(&config, &mounts)?;
         config.fill_flags(&mounts);

@@ -36,13 +36,15 @@ pub(crate) const EXIT_INTERRUPTED: i32 = 8;
 ///
 /// # Errors
 /// Why it could not be mounted, or did not end well.
-pub fn run(config: &MountConfig, ready: Ready) -> Result<(), Refusal> {
-    let signals = Signals::start()?;
+pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), Refusal> {
     log::start(config)?;
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
     limits::raise();
     // TEMPORARY: the real thing opens both trees, checks the stamps, seeds or adopts (looking at
     // `signals.stopping()` between files) and makes the mirror here.
     let control: Arc<dyn Controlled> = Arc::new(placeholder::Idle::new(config));
     let fs = placeholder::Empty;
-    serve(config, &signals, fs, control, 2, || ready.announce())
+    serve(config, signals, fs, control, 2, || ready.announce())
 }

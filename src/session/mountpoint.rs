@@ -312,7 +312,7 @@ pub fn is_dead(mount: &Mount) -> Option<bool> {
         .spawn(move || {
             let answer = rustix::fs::statfs(&target);
             // Nobody waits any more: too late, and no harm.
-            drop(tell.send(answer));
+            _ = tell.send(answer).is_ok();
         })
         .ok()?;
     match told.recv_timeout(PROBE_TIMEOUT) {
@@ -326,11 +326,12 @@ pub fn is_dead(mount: &Mount) -> Option<bool> {
 ///
 /// # Errors
 /// A live mirror, or a dead one that may not be unmounted.
-pub(super) fn clear_dead(typed: &Path) -> Result<(), Refusal> {
+pub(super) fn clear_dead(typed: &Path) -> Result<Vec<String>, Refusal> {
+    let mut notes = Vec::new();
     loop {
         let found = find(typed).map_err(|e| Refusal::from_io("cannot read mountinfo", &e))?;
         let Some(mount) = found.filter(Mount::is_mirror) else {
-            return Ok(());
+            return Ok(notes);
         };
         let place = mount.target.display();
         match is_dead(&mount) {
@@ -339,7 +340,9 @@ pub(super) fn clear_dead(typed: &Path) -> Result<(), Refusal> {
                     e.why = format!("a dead mirror is still mounted there: {}", e.why);
                     e.next(format!("Unmount it first: umount -l {place}"))
                 })?;
-                tracing::warn!("unmounted a dead mirror at {place}: its daemon was gone");
+                notes.push(format!(
+                    "unmounted a dead mirror at {place}: its daemon had ended without stopping"
+                ));
             }
             Some(false) => {
                 return Err(Refusal::refused("a mirror is mounted there already.")
