@@ -16,6 +16,9 @@ use crate::session::mountpoint::{find, is_dead, unmount_corpse};
 use crate::session::refusal::{Kind, Refusal};
 use crate::sys::mountinfo::Mount;
 
+/// A lazy unmount of a mount that nobody uses ends the daemon at once, or nearly.
+const LAZY_GRACE: Duration = Duration::from_millis(500);
+
 pub(super) fn run(args: &UmountArgs) -> Exit {
     match unmount(args) {
         Ok(()) => Exit::Success,
@@ -47,7 +50,7 @@ fn unmount(args: &UmountArgs) -> Result<(), Refusal> {
     }
     let Some(pidfd) = pidfd else { return Ok(()) };
     if args.lazy {
-        if !gone(&pidfd, Duration::ZERO) {
+        if !gone(&pidfd, LAZY_GRACE) {
             let pid = pid.map_or(0, |p| p.as_raw_nonzero().get());
             complain(&format!(
                 "{} is hidden; the mirror (pid {pid}) ends when the last file in it is closed",

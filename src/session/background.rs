@@ -34,6 +34,7 @@ pub enum Child {
 pub fn spawn(verb: &str, arguments: &[OsString]) -> Result<Child, Refusal> {
     let failed = |e: io::Error| Refusal::system(format!("cannot start the daemon: {e}."));
     let (mut ready, child_end) = io::pipe().map_err(failed)?;
+    process::inherit_nothing();
     // Inherited on purpose; this process has one thread and starts nothing else.
     rustix::io::fcntl_setfd(&child_end, FdFlags::empty()).map_err(|e| failed(e.into()))?;
     let name = std::env::current_exe().map_err(failed)?;

@@ -22,7 +22,11 @@ use crate::sys::{clock, files};
 const FACILITY: u8 = 3 << 3;
 
 enum Sink {
-    Stderr { prefix: bool },
+    Stderr {
+        prefix: bool,
+    },
+    /// A background daemon without a syslog: only what went wrong, while the terminal is there.
+    Complaints,
     Syslog(UnixDatagram),
     File(Mutex<File>),
 }
@@ -45,7 +49,7 @@ pub fn start(config: &MountConfig) -> Result<(), Refusal> {
             })?;
             Sink::File(Mutex::new(file))
         }
-        Log::Syslog => syslog().map_or_else(stderr, Sink::Syslog),
+        Log::Syslog => syslog().map_or(Sink::Complaints, Sink::Syslog),
         Log::Auto | Log::Stderr => stderr(),
     };
     let level = config.log_level;
@@ -92,6 +96,8 @@ impl Sink {
             Self::Stderr { prefix: false } => {
                 drop(writeln!(std::io::stderr(), "mirrorfs[{pid}]: {text}"));
             }
+            Self::Complaints if level > Level::WARN => {}
+            Self::Complaints => drop(writeln!(std::io::stderr(), "mirrorfs: {text}")),
             Self::Syslog(socket) => {
                 let line = format!("<{}>mirrorfs[{pid}]: {text}", FACILITY | severity);
                 drop(socket.send_to(line.as_bytes(), "/dev/log"));

@@ -38,8 +38,11 @@ pub(crate) const EXIT_INTERRUPTED: i32 = 8;
 /// Why it could not be mounted, or did not end well.
 pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), Refusal> {
     log::start(config)?;
-    for note in &config.notes {
-        tracing::warn!("{note}");
+    // On a terminal the command itself has said them.
+    if matches!(config.log, config::Log::Syslog | config::Log::File(_)) {
+        for note in &config.notes {
+            tracing::info!("{note}");
+        }
     }
     limits::raise();
     // TEMPORARY: the real thing opens both trees, checks the stamps, seeds or adopts (looking at

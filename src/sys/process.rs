@@ -76,6 +76,20 @@ pub fn inherited(number: i32) -> Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Keeps every descriptor but the standard three from programs we execute from now on, those that
+/// others left open in us included: a daemon must not hold somebody's pipe open for days.
+pub fn inherit_nothing() {
+    // SAFETY: sets the close-on-exec flag of descriptors and closes none; three plain integers.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+}
+
 /// Puts `/dev/null` over standard input, output and error.
 ///
 /// # Errors
