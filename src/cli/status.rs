@@ -90,10 +90,22 @@ fn ask(mount: &Mount) -> Result<Report, Refusal> {
             "Unmount it, then mount again: mirrorfs umount {place}"
         ))
         .id("MF-0027"),
-        Some(false) => Refusal::refused(format!("the daemon of {place} cannot be reached by you."))
-            .next("Try again as root, or as the user who mounted it."),
+        Some(false) => unreachable(mount),
         None => Refusal::refused(format!("the daemon of {place} does not answer.")).id("MF-0027"),
     })
+}
+
+/// It lives, but there is no talking to it.
+pub(super) fn unreachable(mount: &Mount) -> Refusal {
+    let place = mount.target.display();
+    let me = rustix::process::geteuid();
+    if me.is_root() || mount.user_id() == Some(me.as_raw()) {
+        return Refusal::refused(format!("the daemon of {place} has no control socket."))
+            .next(format!("To unmount it all the same: umount {place}"))
+            .id("MF-0027");
+    }
+    Refusal::usage(format!("the daemon of {place} cannot be reached by you."))
+        .next("Try again as root, or as the user who mounted it.")
 }
 
 fn show(args: &StatusArgs, report: &Report, place: usize) {

@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::args::UmountArgs;
 use super::complain;
 use super::exit::Exit;
+use super::status::unreachable;
 use crate::session::control::Client;
 use crate::session::mountpoint::{find, is_dead, unmount_corpse};
 use crate::session::refusal::{Kind, Refusal};
@@ -111,8 +112,7 @@ fn without_daemon(mount: &Mount) -> Result<(), Refusal> {
             ));
             Ok(())
         }
-        Some(false) => Err(Refusal::usage("its daemon cannot be reached by you.")
-            .next("Try again as root, or as the user who mounted it.")),
+        Some(false) => Err(unreachable(mount)),
         None => Err(Refusal::refused("its daemon does not answer.")
             .next(format!(
                 "If it hangs for good, end it, and: umount -l {place}"

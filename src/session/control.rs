@@ -95,9 +95,15 @@ impl Server {
     /// Listens for the mount with this device number.
     pub(super) fn start(device: (u32, u32), handler: Arc<dyn Handler>) -> io::Result<Self> {
         let uid = rustix::process::geteuid().as_raw();
-        let directory = own_directory(uid);
-        files::own_directory(&directory, if uid == 0 { 0o755 } else { 0o700 }, uid)?;
-        let path = directory.join(name(device));
+        let mode = if uid == 0 { 0o755 } else { 0o700 };
+        let mut made = Err(io::Error::from(io::ErrorKind::NotFound));
+        for directory in directories(uid) {
+            made = files::own_directory(&directory, mode, uid).map(|()| directory);
+            if made.is_ok() {
+                break;
+            }
+        }
+        let path = made?.join(name(device));
         // The device number is ours now: a socket of that name is a dead daemon's.
         files::remove_socket(&path)?;
         let listener = UnixListener::bind(&path)?;
@@ -270,23 +276,18 @@ fn name((major, minor): (u32, u32)) -> String {
     format!("{major}-{minor}.sock")
 }
 
-/// Where this daemon puts its socket.
-fn own_directory(uid: u32) -> PathBuf {
-    if uid == 0 {
-        return PathBuf::from("/run/mirrorfs");
-    }
-    runtime_directory().unwrap_or_else(|| PathBuf::from(format!("/tmp/mirrorfs-{uid}")))
-}
-
+/// `$XDG_RUNTIME_DIR`, unless it is somebody else's (su and sudo may leave it behind).
 fn runtime_directory() -> Option<PathBuf> {
     let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    runtime.is_dir().then(|| runtime.join("mirrorfs"))
+    let uid = rustix::process::geteuid().as_raw();
+    let ours = files::owned_directory(&runtime, uid).unwrap_or(false);
+    ours.then(|| runtime.join("mirrorfs"))
 }
 
-/// Where a daemon of `uid` may have put it.
+/// Where a daemon of `uid` puts its socket: the first of these that can be made.
 fn directories(uid: u32) -> Vec<PathBuf> {
     if uid == 0 {
-        return vec![own_directory(0)];
+        return vec![PathBuf::from("/run/mirrorfs")];
     }
     let mut list = Vec::new();
     if uid == rustix::process::geteuid().as_raw() {
@@ -294,5 +295,19 @@ fn directories(uid: u32) -> Vec<PathBuf> {
     }
     list.push(PathBuf::from(format!("/run/user/{uid}/mirrorfs")));
     list.push(PathBuf::from(format!("/tmp/mirrorfs-{uid}")));
+    // Where even /tmp is closed to users.
+    list.extend(home_of(uid).map(|home| home.join(".mirrorfs")));
     list
+}
+
+/// The home directory that /etc/passwd gives a user: the same for whoever asks.
+fn home_of(uid: u32) -> Option<PathBuf> {
+    let passwd = files::read(Path::new("/etc/passwd")).ok()?;
+    let passwd = String::from_utf8_lossy(&passwd);
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let this: u32 = fields.next()?.parse().ok()?;
+        let home = fields.nth(2)?;
+        (this == uid && home.starts_with('/')).then(|| PathBuf::from(home))
+    })
 }

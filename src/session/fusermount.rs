@@ -161,8 +161,8 @@ fn explain(said: &str) -> Refusal {
             .next("Ask root to let users open /dev/fuse (mode 0666).")
             .id("MF-0029");
     }
-    if said.contains("ermi") {
-        // "Permission denied", "Operation not permitted", "no write permission".
+    // "Permission denied", "Operation not permitted", "user has no write access to".
+    if said.contains("ermi") || said.contains("no write access") {
         return Refusal::usage(why)
             .next("A user may mount only on a directory that is theirs to write to.");
     }
@@ -186,7 +186,7 @@ mod tests {
                 Kind::Usage,
             ),
             (
-                "fusermount3: user has no write access to mountpoint /x: Permission denied",
+                "fusermount3: user has no write access to mountpoint /x",
                 Kind::Usage,
             ),
             (

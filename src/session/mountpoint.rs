@@ -9,12 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags as OldFlags, MoveMountFlags,
     UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
     move_mount, unmount,
 };
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::config::{Atime, MountConfig};
 use super::control::Client;
@@ -305,12 +306,13 @@ pub fn is_dead(mount: &Mount) -> Option<bool> {
         return Some(false);
     }
     let (tell, told) = crossbeam_channel::bounded(1);
-    let target = mount.target.clone();
+    let mount = mount.clone();
     // A probe may hang on a mount that is served badly; the thread is then left behind.
     let probe = std::thread::Builder::new().name("probe".into());
     probe
         .spawn(move || {
-            let answer = rustix::fs::statfs(&target);
+            become_owner(&mount);
+            let answer = rustix::fs::statfs(&mount.target);
             // Nobody waits any more: too late, and no harm.
             _ = tell.send(answer).is_ok();
         })
@@ -319,6 +321,22 @@ pub fn is_dead(mount: &Mount) -> Option<bool> {
         Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Some(true),
         Ok(Ok(_) | Err(Errno::ACCESS)) => Some(false),
         _ => None,
+    }
+}
+
+/// Lets the calling thread, and no other, ask as the user who mounted: without allow_other the
+/// kernel tells root nothing, dead or alive.
+fn become_owner(mount: &Mount) {
+    let (Some(uid), Some(gid)) = (mount.user_id(), mount.group_id()) else {
+        return;
+    };
+    if uid == 0 || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let done = set_thread_res_gid(gid, gid, gid).and_then(|()| set_thread_res_uid(uid, uid, uid));
+    if let Err(e) = done {
+        tracing::debug!("cannot ask as the owner of the mount: {e}");
     }
 }
 

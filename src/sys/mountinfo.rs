@@ -50,8 +50,18 @@ impl Mount {
     /// The user who mounted a FUSE file system.
     #[must_use]
     pub fn user_id(&self) -> Option<u32> {
+        self.number_of("user_id=")
+    }
+
+    /// The group of the user who mounted a FUSE file system.
+    #[must_use]
+    pub fn group_id(&self) -> Option<u32> {
+        self.number_of("group_id=")
+    }
+
+    fn number_of(&self, name: &str) -> Option<u32> {
         let mut words = self.super_options.split(',');
-        words.find_map(|o| o.strip_prefix("user_id=")?.parse().ok())
+        words.find_map(|o| o.strip_prefix(name)?.parse().ok())
     }
 }
 
