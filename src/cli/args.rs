@@ -22,6 +22,7 @@ pub(super) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, at start-up")]
 pub(super) enum Command {
     /// Mount a mirror, in the background, once it is true
     Mount(MountArgs),

@@ -57,8 +57,11 @@ const DECLINED: [(&str, &str); 10] = [
     ("mand", "mandatory locking is gone from Linux"),
 ];
 
+/// What a word does to the flags.
+type Set = fn(&mut MountFlags);
+
 /// The words of mount(8) and what they set. Later words win, as in mount(8).
-const FLAGS: [(&str, fn(&mut MountFlags)); 26] = [
+const FLAGS: [(&str, Set); 26] = [
     ("ro", |f| f.read_only = true),
     ("rw", |f| f.read_only = false),
     ("suid", |f| f.suid = Some(true)),

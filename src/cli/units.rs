@@ -53,7 +53,7 @@ pub(super) fn show_size(bytes: u64) -> String {
         return format!("{}.{:02} {name}iB", hundredths / 100, hundredths % 100);
     }
     let tenths = (u128::from(bytes) * 10 + u128::from(unit / 2)) >> shift;
-    if tenths >= 1000 || bytes % unit == 0 {
+    if tenths >= 1000 || bytes.is_multiple_of(unit) {
         return format!("{} {name}iB", (bytes + unit / 2) >> shift);
     }
     format!("{}.{} {name}iB", tenths / 10, tenths % 10)
@@ -64,7 +64,7 @@ pub(super) fn show_count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

@@ -91,10 +91,10 @@ impl Prepared {
 
     /// Takes away what is attached already, when it will not be served.
     pub(super) fn give_up(self) {
-        if self.detached.is_none() {
-            if let Err(e) = unmount_corpse(&self.target) {
-                tracing::warn!("a dead mount stays behind: {e}");
-            }
+        if self.detached.is_none()
+            && let Err(e) = unmount_corpse(&self.target)
+        {
+            tracing::warn!("a dead mount stays behind: {e}");
         }
     }
 
@@ -289,10 +289,10 @@ pub fn find(typed: &Path) -> io::Result<Option<Mount>> {
         return Ok(Some(found));
     }
     let parent = full.parent().and_then(|p| p.canonicalize().ok());
-    if let (Some(parent), Some(name)) = (parent, full.file_name()) {
-        if let Some(found) = plain(&parent.join(name)) {
-            return Ok(Some(found));
-        }
+    if let (Some(parent), Some(name)) = (parent, full.file_name())
+        && let Some(found) = plain(&parent.join(name))
+    {
+        return Ok(Some(found));
     }
     // A symlink to a mountpoint, then; looking at it touches the link's target, and a dead mirror
     // answers that with an error.
