@@ -79,8 +79,13 @@ fn wanted(typed: Option<&Path>) -> Result<Vec<Mount>, Refusal> {
 
 fn ask(mount: &Mount) -> Result<Report, Refusal> {
     let place = mount.target.display();
-    if let Ok(report) = Client::connect(mount).and_then(Client::report) {
-        return Ok(report);
+    let silent = || {
+        Refusal::refused(format!("the daemon of {place} does not answer."))
+            .next("Is it stopped, or waiting for a disk? See the log.")
+            .id("MF-0027")
+    };
+    if let Ok(client) = Client::connect(mount) {
+        return client.report().map_err(|_| silent());
     }
     Err(match is_dead(mount) {
         Some(true) => Refusal::refused(format!(

@@ -52,6 +52,9 @@ pub fn serve<F: fuser::Filesystem>(
     threads: usize,
     on_ready: impl FnOnce(),
 ) -> Result<(), Refusal> {
+    if signals.stopping() {
+        return Err(Refusal::new(Kind::Interrupted, "it was asked to stop."));
+    }
     let prepared = Prepared::make(config)?;
     let (events, arriving) = bounded(EVENTS_MAX);
     let device = prepared
