@@ -44,7 +44,7 @@ pub(super) enum Command {
 
 const MOUNT_AFTER: &str = "\
 Every --long=x is also -o long=x, with - and _ the same, so that /etc/fstab says what you type:
-  /srv/data  /srv/data  mirrorfs  replica=/backup/data,x-systemd.requires-mounts-for=/backup/data  0 0
+  /srv/data  /srv/data  mirrorfs  replica=/backup/data  0 0
 Also the usual words: -o ro,nosuid,nodev,noexec,noatime,allow_other,...
 Exit: 0 mounted, 1 usage or permission, 2 system error, 32 refused.";
 

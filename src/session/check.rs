@@ -66,7 +66,10 @@ pub(super) fn trees(config: &MountConfig, mounts: &[Mount]) -> Result<(), Refusa
                 )));
             }
         }
-        may_use(&replica.place.path, "the replica", Access::WRITE_OK)?;
+        // With `degraded` a replica that cannot be written is one that is away.
+        if !config.degraded {
+            may_use(&replica.place.path, "the replica", Access::WRITE_OK)?;
+        }
         nothing_below(config, &replica.place.path, mounts)?;
     }
     may_use(&config.primary.path, "PRIMARY", Access::READ_OK)?;
