@@ -1,2 +1,6 @@
 // SPDX-License-Identifier: MIT
-fn main() {}
+//! The binary: parse, run, exit. Nothing else.
+
+fn main() -> std::process::ExitCode {
+    mirrorfs::cli::main()
+}

@@ -10,6 +10,7 @@
 
 pub mod lane;
 pub mod order;
+pub mod report;
 pub mod settle;
 pub mod times;
 

@@ -7,6 +7,11 @@
 pub mod at;
 pub mod clock;
 pub mod creds;
+pub mod files;
+pub mod localtime;
+pub mod mountinfo;
+pub mod process;
+pub mod signals;
 
 pub use rustix::io::Errno;
 

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+//! FLOOR 6: words in, words out, exit code.
+//!
+//! `args` is what was typed, `options` the fstab grammar, `config` what was meant; one file per
+//! verb does it; `render` and `json` are two views of one report; `exit` names every exit code.
+
+mod args;
+mod config;
+mod exit;
+mod explain;
+mod helper;
+mod json;
+mod mount;
+mod options;
+mod render;
+mod status;
+mod umount;
+mod units;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use exit::{Exit, Family};
+
+/// The whole program: from `argv` to the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    run(&argv).into()
+}
+
+fn run(argv: &[OsString]) -> Exit {
+    let words = argv.get(2..).unwrap_or_default();
+    let verb = argv.get(1).map(OsString::as_os_str);
+    match verb.and_then(OsStr::to_str) {
+        Some("mount-helper") => return helper::mount(words),
+        Some("umount-helper") => return helper::umount(words),
+        Some("mount") => return mount::typed(argv),
+        _ => {}
+    }
+    match Cli::try_parse_from(argv) {
+        Ok(cli) => match cli.command {
+            // Only reached when the verb is abbreviated or preceded by something.
+            Command::Mount(_) => mount::typed(argv),
+            Command::Umount(args) => umount::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Completions { shell } => completions(shell),
+            Command::Help { topic } => explain::run(topic.as_deref()),
+        },
+        Err(e) => clap_error(&e, Family::of(verb)),
+    }
+}
+
+/// Prints what clap has to say: help on stdout with success, a complaint on stderr without.
+fn clap_error(error: &clap::Error, family: Family) -> Exit {
+    // A closed pipe is no reason to complain.
+    _ = error.print().is_ok();
+    if error.use_stderr() {
+        family.usage()
+    } else {
+        Exit::Success
+    }
+}
+
+fn completions(shell: args::Shell) -> Exit {
+    let mut command = Cli::command();
+    let mut text = Vec::new();
+    clap_complete::generate(shell.generator(), &mut command, "mirrorfs", &mut text);
+    _ = std::io::stdout().write_all(&text).is_ok();
+    Exit::Success
+}
+
+/// One message to whoever typed the command.
+fn complain(text: &str) {
+    _ = writeln!(std::io::stderr(), "mirrorfs: {text}").is_ok();
+}

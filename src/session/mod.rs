@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+//! FLOOR 5: the life of one mount: assemble, serve, drain, unmount.
+//!
+//! The only place where the house is built. One thread decides (`serve`): signals, the control
+//! socket and the end of the FUSE session all arrive as events on one channel, so that no two of
+//! them ever unmount at the same time.
+
+pub mod background;
+mod check;
+pub mod config;
+pub mod control;
+mod fusermount;
+mod limits;
+pub mod log;
+pub mod mountpoint;
+pub mod notify;
+mod place;
+mod placeholder;
+pub mod refusal;
+mod serve;
+pub mod signals;
+
+use std::sync::Arc;
+
+use background::Ready;
+use config::MountConfig;
+pub use control::Controlled;
+pub use refusal::Refusal;
+pub use serve::serve;
+use signals::Signals;
+
+/// The exit code of a second signal: mount(8)'s "interrupted".
+pub(crate) const EXIT_INTERRUPTED: i32 = 8;
+
+/// A whole mount, in this process: returns when it is unmounted and both copies are stamped.
+///
+/// # Errors
+/// Why it could not be mounted, or did not end well.
+pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), Refusal> {
+    log::start(config)?;
+    // On a terminal the command itself has said them.
+    if matches!(config.log, config::Log::Syslog | config::Log::File(_)) {
+        for note in &config.notes {
+            tracing::info!("{note}");
+        }
+    }
+    limits::raise();
+    // TEMPORARY: the real thing opens both trees, checks the stamps, seeds or adopts (looking at
+    // `signals.stopping()` between files) and makes the mirror here.
+    let control: Arc<dyn Controlled> = Arc::new(placeholder::Idle::new(config));
+    let fs = placeholder::Empty;
+    serve(config, signals, fs, control, 2, || ready.announce())
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+//! sd_notify: READY, STATUS, STOPPING, EXTEND_TIMEOUT_USEC, when systemd started us.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Sends one message to the service manager, if there is one; it is never worth failing for.
+pub fn notify(message: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        socket.send_to_addr(message.as_bytes(), &address)
+    });
+    if let Err(e) = sent {
+        tracing::debug!("sd_notify failed: {e}");
+    }
+}

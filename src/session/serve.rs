@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: MIT
+//! Serving a mount: from the made file system to the last word.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::EXIT_INTERRUPTED;
+use super::config::MountConfig;
+use super::control::{Controlled, Handler, Server};
+use super::mountpoint::{Mounted, Prepared, Unmount};
+use super::notify::notify;
+use super::refusal::{Kind, Refusal};
+use super::signals::{Signals, Wish};
+use crate::mirror::report::Report;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Events that wait to be decided on; a sender beyond that waits.
+const EVENTS_MAX: usize = 16;
+/// How long after an unmount the kernel may take to let go; another mount namespace may hold on.
+const LETTING_GO: Duration = Duration::from_secs(10);
+
+/// What may happen to a mount.
+enum Event {
+    /// The FUSE handshake is over.
+    Shaken,
+    /// The session ended: unmounted, by whomever.
+    Ended(io::Result<()>),
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// The control socket: `mirrorfs umount`.
+    Unmount {
+        lazy: bool,
+        reply: Sender<Result<(), Refusal>>,
+    },
+}
+
+/// Mounts `fs` and serves it until it is unmounted.
+///
+/// Order: the file system is made, handshake, workers, attached, control socket, `on_ready`. At the
+/// end: `control.drain()`, unmount, `control.finish()`, the socket goes away. A plain umount(8)
+/// comes without `drain`. When files are open at SIGTERM: `drain`, `close`, lazy unmount, `finish`,
+/// and the process should exit without waiting for `fs`.
+///
+/// # Errors
+/// Why it could not be mounted, or did not end well.
+pub fn serve<F: fuser::Filesystem>(
+    config: &MountConfig,
+    signals: &Signals,
+    fs: F,
+    control: Arc<dyn Controlled>,
+    threads: usize,
+    on_ready: impl FnOnce(),
+) -> Result<(), Refusal> {
+    if signals.stopping() {
+        return Err(Refusal::new(Kind::Interrupted, "it was asked to stop."));
+    }
+    let prepared = Prepared::make(config)?;
+    let (events, arriving) = bounded(EVENTS_MAX);
+    let device = prepared
+        .device
+        .try_clone()
+        .map_err(|e| Refusal::from_io("cannot keep /dev/fuse", &e))?;
+    let shaken = start_session(fs, device, threads, events.clone())
+        .and_then(|()| await_handshake(&arriving, config.ready_timeout));
+    if let Err(no) = shaken {
+        prepared.give_up();
+        return Err(no);
+    }
+    let mounted = prepared.attach()?;
+    let live = Arc::new(Live {
+        control,
+        mounted,
+        events: events.clone(),
+    });
+    let server = Server::start(live.mounted.device, Arc::clone(&live) as Arc<dyn Handler>);
+    if let Err(e) = &server {
+        tracing::warn!("no control socket, so no status and no umount command: {e}");
+    }
+    listen_to_signals(signals, &live);
+    if let Err(e) = rustix::process::chdir("/") {
+        tracing::debug!("cannot leave the working directory: {e}");
+    }
+    announce(config, &live.control.report());
+    on_ready();
+    let ended = live.decide(&arriving);
+    notify("STOPPING=1\nEXTEND_TIMEOUT_USEC=300000000");
+    let finished = live.control.finish();
+    drop(server);
+    let place = config.mountpoint.path.display();
+    match (ended, finished) {
+        (Ok(()), Ok(())) => {
+            tracing::info!("unmounted {place}");
+            Ok(())
+        }
+        (_, Err(why)) => {
+            tracing::error!("unmounted {place}, but not cleanly: {why}; the next mount compares");
+            Err(Refusal::refused(format!("it did not end cleanly: {why}.")))
+        }
+        (Err(e), Ok(())) => {
+            tracing::error!("the FUSE session of {place} ended with an error: {e}");
+            Err(Refusal::new(
+                Kind::System,
+                format!("the FUSE session failed: {e}."),
+            ))
+        }
+    }
+}
+
+fn announce(config: &MountConfig, report: &Report) {
+    let replicas: Vec<_> = report
+        .replicas
+        .iter()
+        .map(|r| format!("replica {} {}", r.path, r.state))
+        .collect();
+    tracing::info!(
+        "mounted {} at {}, {}, epoch {}",
+        config.primary.typed.display(),
+        config.mountpoint.path.display(),
+        replicas.join(", "),
+        report.epoch
+    );
+    notify(&format!("READY=1\nSTATUS={}", report.state.word()));
+}
+
+/// The FUSE session on a thread of its own: handshake, then its workers until the unmount.
+fn start_session<F: fuser::Filesystem>(
+    fs: F,
+    device: std::os::fd::OwnedFd,
+    threads: usize,
+    events: Sender<Event>,
+) -> Result<(), Refusal> {
+    let mut options = fuser::Config::default();
+    options.n_threads = Some(threads.max(1));
+    // Who may ask is the kernel's business (allow_other, default_permissions).
+    options.acl = fuser::SessionACL::All;
+    let run = move || {
+        let acl = fuser::SessionACL::All;
+        let done = fuser::Session::from_fd(fs, device, acl, options).and_then(|session| {
+            // If nobody listens the mount was given up and the next read ends.
+            drop(events.send(Event::Shaken));
+            session.run()
+        });
+        drop(events.send(Event::Ended(done)));
+    };
+    std::thread::Builder::new()
+        .name("session".into())
+        .spawn(run)
+        .map(drop)
+        .map_err(|e| Refusal::system(format!("cannot start the session: {e}.")))
+}
+
+fn await_handshake(arriving: &Receiver<Event>, timeout: Duration) -> Result<(), Refusal> {
+    match arriving.recv_timeout(timeout) {
+        Ok(Event::Shaken) => Ok(()),
+        Ok(Event::Ended(Err(e))) => {
+            Err(Refusal::system(format!("the FUSE handshake failed: {e}.")))
+        }
+        Ok(_) => Err(Refusal::new(
+            Kind::Bug,
+            "the session ended before it began.",
+        )),
+        Err(_) => Err(Refusal::system(format!(
+            "the kernel did not begin to talk within {} s.",
+            timeout.as_secs()
+        ))
+        .next("Give it longer: --ready-timeout")),
+    }
+}
+
+fn listen_to_signals(signals: &Signals, live: &Arc<Live>) {
+    let live = Arc::clone(live);
+    signals.listen(Box::new(move |wish| {
+        match wish {
+            Wish::Report => tracing::info!("{}", one_line(&live.control.report())),
+            // The channel is read until the end; only a session that is over drops it.
+            Wish::Stop => drop(live.events.try_send(Event::Stop)),
+            Wish::StopNow => {
+                tracing::warn!("stopping at once: the next mount compares");
+                _ = live.mounted.unmount(true).is_ok();
+                std::process::exit(EXIT_INTERRUPTED);
+            }
+        }
+    }));
+}
+
+/// Status for the log.
+fn one_line(report: &Report) -> String {
+    let mut text = format!("status: {} {}", report.mirror, report.state.word());
+    for replica in &report.replicas {
+        let lag = replica.lag_bytes;
+        text += &format!(
+            ", replica {} {}, lag {lag} bytes",
+            replica.path, replica.state
+        );
+    }
+    text + &format!(", epoch {}", report.epoch)
+}
+
+/// A mount that is being served.
+struct Live {
+    control: Arc<dyn Controlled>,
+    mounted: Mounted,
+    events: Sender<Event>,
+}
+
+impl Live {
+    /// Decides on every event until the mount is over.
+    fn decide(&self, arriving: &Receiver<Event>) -> io::Result<()> {
+        loop {
+            match arriving.recv() {
+                Ok(Event::Ended(done)) => return done,
+                Ok(Event::Shaken) => {}
+                Ok(Event::Unmount { lazy, reply }) => {
+                    let done = self.unmount_when_asked(lazy);
+                    let over = done.is_ok() && !lazy;
+                    // The asker may have given up waiting; the unmount stands.
+                    drop(reply.send(done));
+                    if over {
+                        return self.let_go(arriving);
+                    }
+                }
+                Ok(Event::Stop) => return self.stop(arriving),
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn drain(&self) {
+        notify("STATUS=draining\nEXTEND_TIMEOUT_USEC=300000000");
+        if let Err(why) = self.control.drain() {
+            tracing::warn!("draining failed: {why}");
+        }
+    }
+
+    fn unmount_when_asked(&self, lazy: bool) -> Result<(), Refusal> {
+        self.drain();
+        match self.mounted.unmount(lazy) {
+            Ok(()) | Err(Unmount::Gone) => Ok(()),
+            Err(Unmount::Busy) => Err(Refusal::refused("it is busy: files are open in it.")),
+            Err(Unmount::Failed(why)) => Err(Refusal::refused(format!("{why}."))),
+        }
+    }
+
+    /// SIGTERM: unmount if nobody minds; else shut the gate, hide the mount and leave.
+    fn stop(&self, arriving: &Receiver<Event>) -> io::Result<()> {
+        tracing::info!("asked to stop: draining");
+        notify("STOPPING=1\nEXTEND_TIMEOUT_USEC=300000000");
+        self.drain();
+        match self.mounted.unmount(false) {
+            Ok(()) => return self.let_go(arriving),
+            Err(Unmount::Busy) => {
+                tracing::warn!("files are still open in the mount; they are cut off");
+            }
+            Err(Unmount::Gone) => {}
+            Err(Unmount::Failed(why)) => tracing::warn!("cannot unmount: {why}"),
+        }
+        self.control.close();
+        if let Err(Unmount::Failed(why)) = self.mounted.unmount(true) {
+            tracing::error!("cannot detach the mount: {why}");
+        }
+        Ok(())
+    }
+
+    /// After an unmount the session ends by itself, unless another mount namespace holds on.
+    fn let_go(&self, arriving: &Receiver<Event>) -> io::Result<()> {
+        let limit = std::time::Instant::now() + LETTING_GO;
+        loop {
+            match arriving.recv_deadline(limit) {
+                Ok(Event::Ended(done)) => return done,
+                Ok(Event::Unmount { reply, .. }) => drop(reply.send(Ok(()))),
+                Ok(Event::Shaken | Event::Stop) => {}
+                Err(_) => {
+                    tracing::warn!("the kernel still holds the mount; it is cut off");
+                    self.control.close();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+impl Handler for Live {
+    fn report(&self) -> Report {
+        self.control.report()
+    }
+
+    fn unmount(&self, lazy: bool) -> Result<(), Refusal> {
+        let (reply, answer) = bounded(1);
+        let gone = || Refusal::refused("the daemon is ending already.");
+        self.events
+            .send(Event::Unmount { lazy, reply })
+            .map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+}
