@@ -3,3 +3,4 @@
 
 pub mod name;
 pub mod stat;
+pub mod walk;

@@ -7,6 +7,7 @@
 pub mod at;
 pub mod clock;
 pub mod creds;
+pub mod random;
 
 pub use rustix::io::Errno;
 
