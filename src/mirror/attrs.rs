@@ -105,7 +105,9 @@ impl Lacks {
 
     /// The kinds, in order.
     pub fn iter(self) -> impl Iterator<Item = Lack> {
-        Lack::ALL.into_iter().filter(move |&lack| self.contains(lack))
+        Lack::ALL
+            .into_iter()
+            .filter(move |&lack| self.contains(lack))
     }
 }
 
@@ -151,7 +153,11 @@ impl Attrs {
             FileType::RegularFile | FileType::Directory => at::get_flags(fd).ok(),
             _ => None,
         };
-        Ok(Self { stat, xattrs, flags })
+        Ok(Self {
+            stat,
+            xattrs,
+            flags,
+        })
     }
 
     /// The immutable and append-only flags that are set.
@@ -252,7 +258,11 @@ impl Attrs {
         self.carry_xattrs(fd, &have, &mut note)?;
         self.carry_flags(fd, &mut have, &mut note);
         self.carry_times(fd, &have.stat, is_new)?;
-        if self.locks() != 0 && have.flags.is_some_and(|flags| flags & LOCKS != self.locks()) {
+        if self.locks() != 0
+            && have
+                .flags
+                .is_some_and(|flags| flags & LOCKS != self.locks())
+        {
             let flags = have.flags.unwrap_or(0) & !LOCKS | self.locks();
             if let Err(errno) = at::set_flags(fd, flags) {
                 note(Lack::Flags, format!("immutable or append-only: {errno}"));
@@ -306,12 +316,19 @@ impl Attrs {
         have: &Self,
         note: &mut dyn FnMut(Lack, String),
     ) -> std::result::Result<(), Trouble> {
-        for name in have.xattrs.keys().filter(|name| !self.xattrs.contains_key(*name)) {
+        for name in have
+            .xattrs
+            .keys()
+            .filter(|name| !self.xattrs.contains_key(*name))
+        {
             match at::remove_xattr(fd, name) {
                 Ok(()) | Err(Errno::NODATA) => {}
                 Err(errno @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)) => {
                     let name = show_path(name.to_bytes());
-                    note(Lack::Xattr, format!("xattr {name} cannot be removed: {errno}"));
+                    note(
+                        Lack::Xattr,
+                        format!("xattr {name} cannot be removed: {errno}"),
+                    );
                 }
                 Err(errno) => return Err(errno).on(Copy::Replica, "removexattr"),
             }
@@ -322,7 +339,13 @@ impl Attrs {
             if kept && have.xattrs.get(name) == Some(value) {
                 continue;
             }
-            let shown = || format!("xattr {} ({} bytes)", show_path(name.to_bytes()), value.len());
+            let shown = || {
+                format!(
+                    "xattr {} ({} bytes)",
+                    show_path(name.to_bytes()),
+                    value.len()
+                )
+            };
             match at::set_xattr(fd, name, value, 0) {
                 Ok(()) => {}
                 Err(
@@ -335,7 +358,10 @@ impl Attrs {
                 ) => note(Lack::Xattr, format!("{}: {errno}", shown())),
                 // ext4 says ENOSPC for more than fits one inode, however empty the disk is.
                 Err(Errno::NOSPC) if has_room(fd) => {
-                    note(Lack::Xattr, format!("{}: too big for its file system", shown()));
+                    note(
+                        Lack::Xattr,
+                        format!("{}: too big for its file system", shown()),
+                    );
                 }
                 Err(errno) => return Err(errno).on(Copy::Replica, "setxattr"),
             }
@@ -343,12 +369,7 @@ impl Attrs {
         Ok(())
     }
 
-    fn carry_flags(
-        &self,
-        fd: BorrowedFd<'_>,
-        have: &mut Self,
-        note: &mut dyn FnMut(Lack, String),
-    ) {
+    fn carry_flags(&self, fd: BorrowedFd<'_>, have: &mut Self, note: &mut dyn FnMut(Lack, String)) {
         let want = self.flags.unwrap_or(0) & FLAGS & !LOCKS;
         let Some(present) = have.flags else {
             if self.flags.unwrap_or(0) & FLAGS != 0 {
@@ -401,7 +422,8 @@ impl Attrs {
 
 /// Whether the file system has room, so that ENOSPC meant something else.
 fn has_room(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstatvfs(fd).is_ok_and(|fs| fs.f_bavail > 256 && (fs.f_files == 0 || fs.f_favail > 0))
+    rustix::fs::fstatvfs(fd)
+        .is_ok_and(|fs| fs.f_bavail > 256 && (fs.f_files == 0 || fs.f_favail > 0))
 }
 
 /// A time with all its nanoseconds.

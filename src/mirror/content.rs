@@ -203,8 +203,8 @@ impl Content {
                 let (p, r) = (&mut self.primary[..len], &mut self.replica[..len]);
                 fill(primary.fd, &data_p, at, p).on(Copy::Primary, "pread")?;
                 fill(replica.fd, &data_r, at, r).on(Copy::Replica, "pread")?;
-                let same_map = !mapped
-                    || (covers_all(&blocks_p, at, len) && covers_all(&blocks_r, at, len));
+                let same_map =
+                    !mapped || (covers_all(&blocks_p, at, len) && covers_all(&blocks_r, at, len));
                 if p != r || !same_map {
                     let mut repairs = Repairs::new(at);
                     for (i, (p, r)) in p.chunks(4096).zip(r.chunks(4096)).enumerate() {
@@ -310,13 +310,8 @@ impl Content {
         if self.can_range {
             let (mut from, mut to) = (at, at);
             let len = index((end - at).min(RANGE));
-            match rustix::fs::copy_file_range(
-                primary,
-                Some(&mut from),
-                replica,
-                Some(&mut to),
-                len,
-            ) {
+            match rustix::fs::copy_file_range(primary, Some(&mut from), replica, Some(&mut to), len)
+            {
                 Ok(count) if count > 0 => return Ok(count as u64),
                 Err(Errno::INTR) => return Ok(0),
                 // Which side failed cannot be told: let read and write say it.
@@ -400,7 +395,14 @@ mod tests {
     #[test]
     fn repairs_come_in_runs() {
         let mut repairs = Repairs::new(4096);
-        for fix in [Fix::Nothing, Fix::Write, Fix::Write, Fix::Punch, Fix::Nothing, Fix::Punch] {
+        for fix in [
+            Fix::Nothing,
+            Fix::Write,
+            Fix::Write,
+            Fix::Punch,
+            Fix::Nothing,
+            Fix::Punch,
+        ] {
             repairs.add(4096, fix);
         }
         let runs: Vec<_> = repairs.runs.iter().map(|r| (r.at, r.len, r.fix)).collect();

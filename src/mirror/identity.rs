@@ -66,7 +66,9 @@ trait FromBytes {
 
 impl FromBytes for u128 {
     fn from_be_bytes_of(bytes: [u8; 16]) -> Self {
-        bytes.iter().fold(0, |sum, &byte| sum << 8 | Self::from(byte))
+        bytes
+            .iter()
+            .fold(0, |sum, &byte| sum << 8 | Self::from(byte))
     }
 }
 
@@ -218,7 +220,10 @@ impl Stamp {
         let from = |list: &[Epoch]| list.first().map_or(u64::MAX, |epoch| epoch.number);
         let start = from(a).max(from(b));
         let known = |list: &[Epoch]| -> Vec<Epoch> {
-            list.iter().copied().filter(|epoch| epoch.number >= start).collect()
+            list.iter()
+                .copied()
+                .filter(|epoch| epoch.number >= start)
+                .collect()
         };
         let (a, b) = (known(a), known(b));
         let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
@@ -236,7 +241,10 @@ impl Stamp {
     #[must_use]
     pub fn tells_apart(&self) -> bool {
         !self.primary.is_weak()
-            && self.replicas.iter().all(|replica| !replica.is_weak() && *replica != self.primary)
+            && self
+                .replicas
+                .iter()
+                .all(|replica| !replica.is_weak() && *replica != self.primary)
     }
 
     /// What the directory that carries this stamp, and has this identity, is.
@@ -313,7 +321,9 @@ impl Stamp {
     pub fn parse(bytes: &[u8]) -> Result<Self, Corrupt> {
         let text = std::str::from_utf8(bytes).map_err(|_| Corrupt::Damaged)?;
         let body_len = text.len().checked_sub("crc32=01234567\n".len());
-        let (body, crc) = body_len.and_then(|len| text.split_at_checked(len)).ok_or(Corrupt::Damaged)?;
+        let (body, crc) = body_len
+            .and_then(|len| text.split_at_checked(len))
+            .ok_or(Corrupt::Damaged)?;
         if crc != format!("crc32={:08x}\n", crc32fast::hash(body.as_bytes())) {
             return Err(Corrupt::Damaged);
         }
@@ -336,13 +346,17 @@ impl Stamp {
         let mut lines = lines.peekable();
         let mut field = |key: &str| {
             let line = lines.next_if(|line| {
-                line.strip_prefix(key).is_some_and(|rest| rest.starts_with('='))
+                line.strip_prefix(key)
+                    .is_some_and(|rest| rest.starts_with('='))
             })?;
             Some(&line[key.len() + 1..])
         };
         let stamp = Self {
             id: MirrorId(u128::from_str_radix(field("id")?, 16).ok()?),
-            history: field("history")?.split(',').map(epoch).collect::<Option<_>>()?,
+            history: field("history")?
+                .split(',')
+                .map(epoch)
+                .collect::<Option<_>>()?,
             session: field("session")?.parse().ok()?,
             life: match field("state")? {
                 "open" => Life::Open,
@@ -412,7 +426,9 @@ fn lacks(text: &str) -> Option<Lacks> {
 }
 
 fn root(root: &RootIdentity) -> String {
-    let uuid = root.uuid.map_or_else(|| "-".to_owned(), |uuid| format!("{uuid:032x}"));
+    let uuid = root
+        .uuid
+        .map_or_else(|| "-".to_owned(), |uuid| format!("{uuid:032x}"));
     let btime = root.btime.map_or_else(
         || "-".to_owned(),
         |time| format!("{}.{:09}", time.seconds, time.nanos),
@@ -437,7 +453,10 @@ fn parse_root(text: &str) -> Option<RootIdentity> {
             })
         }
     };
-    parts.next().is_none().then_some(RootIdentity { uuid, ino, btime })
+    parts
+        .next()
+        .is_none()
+        .then_some(RootIdentity { uuid, ino, btime })
 }
 
 /// Bytes outside printable ASCII, and `%`, as `%xx`.
@@ -493,8 +512,14 @@ mod tests {
         Stamp {
             id: MirrorId(0x6f2c_91ab_0000_0000_0000_0000_0000_0001),
             history: vec![
-                Epoch { number: 1, began: 1_795_183_331 },
-                Epoch { number: 2, began: -7 },
+                Epoch {
+                    number: 1,
+                    began: 1_795_183_331,
+                },
+                Epoch {
+                    number: 2,
+                    began: -7,
+                },
             ],
             session: 12,
             life: Life::Open,
@@ -506,11 +531,22 @@ mod tests {
             primary: RootIdentity {
                 uuid: Some(7),
                 ino: 2,
-                btime: Some(Time { seconds: -1, nanos: 5 }),
+                btime: Some(Time {
+                    seconds: -1,
+                    nanos: 5,
+                }),
             },
             replicas: vec![
-                RootIdentity { uuid: None, ino: 128, btime: None },
-                RootIdentity { uuid: Some(u128::MAX), ino: u64::MAX, btime: None },
+                RootIdentity {
+                    uuid: None,
+                    ino: 128,
+                    btime: None,
+                },
+                RootIdentity {
+                    uuid: Some(u128::MAX),
+                    ino: u64::MAX,
+                    btime: None,
+                },
             ],
             role: Some(Role::Replica),
             primary_path: b"/srv/\xff\n data".to_vec(),
@@ -565,7 +601,10 @@ mod tests {
     fn histories_compare_by_their_common_beginning() {
         let with = |epochs: &[(u64, i64)]| {
             let mut stamp = sample();
-            stamp.history = epochs.iter().map(|&(number, began)| Epoch { number, began }).collect();
+            stamp.history = epochs
+                .iter()
+                .map(|&(number, began)| Epoch { number, began })
+                .collect();
             stamp
         };
         let here = with(&[(1, 10), (2, 20), (3, 30)]);
@@ -573,7 +612,10 @@ mod tests {
             (&[(1, 10), (2, 20), (3, 30)][..], History::Same),
             (&[(2, 20), (3, 30)], History::Same),
             (&[(1, 10), (2, 20)], History::Stale { since: 2 }),
-            (&[(1, 10), (2, 20), (3, 30), (4, 1)], History::Newer { since: 3 }),
+            (
+                &[(1, 10), (2, 20), (3, 30), (4, 1)],
+                History::Newer { since: 3 },
+            ),
             (&[(1, 10), (2, 20), (3, 31)], History::Diverged { since: 2 }),
             (&[(1, 11)], History::Diverged { since: 0 }),
             (&[(9, 9)], History::Diverged { since: 0 }),
@@ -587,13 +629,21 @@ mod tests {
 
     #[test]
     fn a_root_is_what_its_identity_says() {
-        let at = |uuid, ino| RootIdentity { uuid, ino, btime: None };
+        let at = |uuid, ino| RootIdentity {
+            uuid,
+            ino,
+            btime: None,
+        };
         let mut stamp = sample();
         stamp.role = None;
         stamp.primary = at(Some(1), 2);
         stamp.replicas = vec![at(Some(1), 3)];
         assert!(stamp.tells_apart());
-        assert_eq!(stamp.for_role(Role::Replica), stamp, "equal to the byte on both roots");
+        assert_eq!(
+            stamp.for_role(Role::Replica),
+            stamp,
+            "equal to the byte on both roots"
+        );
         assert_eq!(stamp.role_of(&at(Some(1), 2)), Match::Primary);
         assert_eq!(stamp.role_of(&at(Some(1), 3)), Match::Replica);
         assert_eq!(stamp.role_of(&at(Some(2), 3)), Match::Neither);

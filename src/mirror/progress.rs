@@ -113,7 +113,9 @@ impl<W: Write> Line<W> {
 
 /// `seed  412,118 files  88.2 GiB  210 MiB/s`.
 fn text(phase: Phase, progress: &Progress, elapsed: Duration) -> String {
-    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    let millis = u64::try_from(elapsed.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
     let rate = u128::from(progress.bytes) * 1000 / u128::from(millis);
     format!(
         "{}  {} files  {}  {}/s",
@@ -174,7 +176,12 @@ mod tests {
 
     #[test]
     fn numbers_and_sizes() {
-        for (number, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, shown) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(grouped(number), shown);
         }
         for (bytes, shown) in [

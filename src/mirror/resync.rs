@@ -344,7 +344,9 @@ impl Engine<'_> {
             && other.kind() != primary.kind()
         {
             let (p, r) = (word(primary.kind()), word(other.kind()));
-            self.report(Kind::Entry, None, || format!("{p} on primary, {r} on replica"));
+            self.report(Kind::Entry, None, || {
+                format!("{p} on primary, {r} on replica")
+            });
             if !self.how.repair {
                 return Ok(Down::No);
             }
@@ -355,7 +357,8 @@ impl Engine<'_> {
         match replica {
             None => {
                 // Files and directories are never among what a mirror may do without.
-                let special = !matches!(primary.kind(), FileType::RegularFile | FileType::Directory);
+                let special =
+                    !matches!(primary.kind(), FileType::RegularFile | FileType::Directory);
                 let lost = special && self.how.ignore.contains(Lack::Entry) && !self.how.repair;
                 if !reported && !lost {
                     self.report(Kind::Entry, None, || "on primary only".to_owned());
@@ -434,7 +437,11 @@ impl Engine<'_> {
     /// Reports how the attributes differ; true when they do.
     fn report_attrs(&mut self, want: &Attrs, have: &Attrs) -> bool {
         // A repair tries again what could not be held before; the disk may be a better one.
-        let ignore = if self.how.repair { Lacks::default() } else { self.how.ignore };
+        let ignore = if self.how.repair {
+            Lacks::default()
+        } else {
+            self.how.ignore
+        };
         let found = want.differences(have, ignore);
         let any = !found.is_empty();
         for detail in found {
@@ -461,7 +468,12 @@ impl Engine<'_> {
     }
 
     /// Carries attributes over to `fd`, or to the replica's present directory.
-    fn carry_over(&mut self, want: &Attrs, fd: Option<BorrowedFd<'_>>, is_new: bool) -> Outcome<()> {
+    fn carry_over(
+        &mut self,
+        want: &Attrs,
+        fd: Option<BorrowedFd<'_>>,
+        is_new: bool,
+    ) -> Outcome<()> {
         let is_root = fd.is_none() && self.replica.depth() == 0;
         if !is_new {
             self.summary.repaired += 1;
@@ -485,7 +497,10 @@ fn lose(summary: &mut Summary, kept_max: usize, path: Vec<u8>, lack: Lack, detai
 /// Two sorted lists as one.
 fn merged(primary: Vec<Name>, replica: Vec<Name>) -> Vec<(Name, Listed)> {
     let mut names = Vec::with_capacity(primary.len().max(replica.len()));
-    let (mut p, mut r) = (primary.into_iter().peekable(), replica.into_iter().peekable());
+    let (mut p, mut r) = (
+        primary.into_iter().peekable(),
+        replica.into_iter().peekable(),
+    );
     loop {
         let listed = match (p.peek(), r.peek()) {
             (Some(a), Some(b)) if a == b => Listed::Both,

@@ -41,7 +41,11 @@ pub fn is_our_xattr(name: &CStr) -> bool {
 /// [`ReadError::Corrupt`] when any of the places holds something that is no stamp.
 pub fn read(root: BorrowedFd<'_>) -> std::result::Result<Option<Stamp>, ReadError> {
     let mut newest: Option<Stamp> = None;
-    for found in [read_xattr(root, TRUSTED)?, read_xattr(root, USER)?, read_file(root)?] {
+    for found in [
+        read_xattr(root, TRUSTED)?,
+        read_xattr(root, USER)?,
+        read_file(root)?,
+    ] {
         let Some(bytes) = found else { continue };
         let stamp = Stamp::parse(&bytes).map_err(ReadError::Corrupt)?;
         let age = |stamp: &Stamp| (stamp.session, stamp.epoch(), stamp.written);
@@ -86,7 +90,11 @@ fn read_file(root: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
 /// The first call that failed; the stamp on the root is then the old one or the new one, whole.
 pub fn write(root: BorrowedFd<'_>, stamp: &Stamp, role: Role) -> Result<()> {
     let bytes = stamp.for_role(role).encode();
-    let (ours, other) = if creds::privileged() { (TRUSTED, USER) } else { (USER, TRUSTED) };
+    let (ours, other) = if creds::privileged() {
+        (TRUSTED, USER)
+    } else {
+        (USER, TRUSTED)
+    };
     let in_xattr = match at::set_xattr(root, ours, &bytes, 0) {
         Ok(()) => true,
         // No xattrs here, or not in this namespace, or not so large.
@@ -170,9 +178,9 @@ impl Lock {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             // NFS wants a descriptor open for writing, which no directory has.
             Ok(())
-            | Err(
-                Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS | Errno::INVAL,
-            ) => Ok(Self { fd }),
+            | Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS | Errno::INVAL) => {
+                Ok(Self { fd })
+            }
             Err(errno) => Err(errno),
         }
     }
@@ -186,9 +194,7 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::identity::{
-        Corrupt, Epoch, Life, MirrorId, RootIdentity, Verdict,
-    };
+    use super::super::identity::{Corrupt, Epoch, Life, MirrorId, RootIdentity, Verdict};
     use super::*;
     use rustix::fs::Mode;
 
@@ -202,7 +208,10 @@ mod tests {
         let identity = RootIdentity::of(fd).expect("identity");
         Stamp {
             id: MirrorId(5),
-            history: vec![Epoch { number: 1, began: 2 }],
+            history: vec![Epoch {
+                number: 1,
+                began: 2,
+            }],
             session: 1,
             life: Life::Clean,
             verdict: Verdict::InSync,
@@ -236,7 +245,10 @@ mod tests {
         write_file(fd.as_fd(), &stamp.encode(), stamp.written).expect("write");
         assert_eq!(Stat::of(fd.as_fd()).expect("stat").mtime, before);
         let file = Stat::of_name(fd.as_fd(), FILE).expect("stat");
-        assert_eq!((file.permissions(), file.mtime.seconds), (0o600, stamp.written));
+        assert_eq!(
+            (file.permissions(), file.mtime.seconds),
+            (0o600, stamp.written)
+        );
         assert_eq!(read(fd.as_fd()), Ok(Some(stamp)));
         assert_eq!(walk::is_empty(fd.as_fd(), is_ours), Ok(true));
     }
@@ -253,7 +265,10 @@ mod tests {
     fn a_second_lock_is_refused_until_the_first_is_gone() {
         let (_dir, fd) = root();
         let lock = Lock::take(fd.as_fd()).expect("lock");
-        assert_eq!(Lock::take(fd.as_fd()).expect_err("taken"), Errno::WOULDBLOCK);
+        assert_eq!(
+            Lock::take(fd.as_fd()).expect_err("taken"),
+            Errno::WOULDBLOCK
+        );
         drop(lock);
         Lock::take(fd.as_fd()).expect("free again");
     }

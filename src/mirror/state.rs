@@ -253,7 +253,13 @@ mod tests {
     fn a_mirror_is_its_worst_replica() {
         assert_eq!(MirrorState::of([]), MirrorState::Degraded);
         assert_eq!(MirrorState::of([R::InSync]), MirrorState::InSync);
-        assert_eq!(MirrorState::of([R::InSync, R::Failed]), MirrorState::Degraded);
-        assert_eq!(MirrorState::of([R::Diverged, R::Failed]), MirrorState::SplitBrain);
+        assert_eq!(
+            MirrorState::of([R::InSync, R::Failed]),
+            MirrorState::Degraded
+        );
+        assert_eq!(
+            MirrorState::of([R::Diverged, R::Failed]),
+            MirrorState::SplitBrain
+        );
     }
 }

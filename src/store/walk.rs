@@ -227,11 +227,7 @@ pub fn unlock(fd: BorrowedFd<'_>) -> Result<bool> {
 /// Removes `name` from `dir`, with everything below it, whatever flags stand in the way.
 ///
 /// `permit` is asked before each single name goes; `false` stops with `ECANCELED`.
-pub fn remove(
-    dir: BorrowedFd<'_>,
-    name: &Name,
-    permit: &mut dyn FnMut() -> bool,
-) -> Result<()> {
+pub fn remove(dir: BorrowedFd<'_>, name: &Name, permit: &mut dyn FnMut() -> bool) -> Result<()> {
     let mut descent = Descent::new(dir)?;
     // What is still to be removed at each level; the name of a level is last in the one above.
     let mut pending = vec![vec![name.clone()]];

@@ -2,9 +2,9 @@
 //! Metadata by descriptor: calls that take `(fd, "", AT_EMPTY_PATH)`.
 //!
 //! They act on the very object a descriptor holds, `O_PATH` descriptors and symlinks included, so
-//! that no name is looked up again. `fchmodat2` needs Linux 6.6 and the `*xattrat` family 6.13;
-//! on an older kernel each falls back to the magic link `/proc/self/fd/N`, which leads to the same
-//! object.
+//! that no name is looked up again. `fchmodat2` needs Linux 6.6 and the `*xattrat` family 6.13, and
+//! that family refuses `O_PATH` descriptors: where a call is not to be had it goes through the
+//! magic link `/proc/self/fd/N`, which leads to the same object.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -55,6 +55,8 @@ fn or_by_proc<T>(
     if has.load(Ordering::Relaxed) {
         match call() {
             Err(Errno::NOSYS) => has.store(false, Ordering::Relaxed),
+            // The *xattrat calls take no O_PATH descriptor (fs/xattr.c, path_getxattrat).
+            Err(Errno::BADF) => {}
             done => return done,
         }
     }

@@ -55,7 +55,9 @@ impl Links {
     fn note(&mut self, primary: &Stat, replica: &Stat, path: &[u8]) {
         if primary.nlink > 1 {
             let (replica, path) = (replica.ident, path.into());
-            self.first.entry(primary.ident).or_insert(First { replica, path });
+            self.first
+                .entry(primary.ident)
+                .or_insert(First { replica, path });
         }
         if replica.nlink > 1 {
             self.owner.insert(replica.ident, primary.ident);
@@ -98,7 +100,8 @@ impl Writer for Rewriter<'_> {
     fn open(&mut self) -> Outcome<OwnedFd> {
         walk::unlock(self.held).on(Copy::Replica, "unlock")?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = walk::open(self.dir, self.name.as_c_str(), flags, 0).on(Copy::Replica, "openat2")?;
+        let fd =
+            walk::open(self.dir, self.name.as_c_str(), flags, 0).on(Copy::Replica, "openat2")?;
         match Stat::of(fd.as_fd()).on(Copy::Replica, "statx")? {
             stat if stat.ident == self.ident => Ok(fd),
             _ => Err(Errno::STALE).on(Copy::Replica, "openat2"),
@@ -162,7 +165,10 @@ impl Engine<'_> {
             Some(Made::File(fd, want)) => (fd, *want),
             _ => {
                 let want = Attrs::read(source.as_fd(), Copy::Primary, false)?;
-                (open_as(self.replica.top(), c_name, primary.kind(), Copy::Replica)?, want)
+                (
+                    open_as(self.replica.top(), c_name, primary.kind(), Copy::Replica)?,
+                    want,
+                )
             }
         };
         self.carry_over(&want, Some(fd.as_fd()), true)?;
@@ -195,7 +201,8 @@ impl Engine<'_> {
         let Some(source) = source else {
             return Ok(Down::No);
         };
-        let made = walk::open_dir(self.replica.top(), name.as_c_str()).on(Copy::Replica, "openat2")?;
+        let made =
+            walk::open_dir(self.replica.top(), name.as_c_str()).on(Copy::Replica, "openat2")?;
         self.push(source, made)?;
         Ok(Down::New)
     }
@@ -218,7 +225,8 @@ impl Engine<'_> {
                 size: want.stat.size,
             };
             let (seen, progress, stop) = (&mut self.seen, &mut *self.progress, &self.how.stop);
-            self.content.copy(file, fd.as_fd(), &mut step(seen, progress, stop))?;
+            self.content
+                .copy(file, fd.as_fd(), &mut step(seen, progress, stop))?;
             let now = Stat::of(source).on(Copy::Primary, "statx")?;
             if same_version(&now, &want.stat) {
                 return Ok(Some(Made::File(fd, Box::new(want))));
@@ -359,7 +367,9 @@ impl Engine<'_> {
                 _ => want.stat.rdev != have.stat.rdev,
             };
             if other {
-                self.report(Kind::Entry, None, || format!("another {}", super::word(kind)));
+                self.report(Kind::Entry, None, || {
+                    format!("another {}", super::word(kind))
+                });
             }
             if repair && (other || (differs && !alone)) {
                 return self.replace(frame, name, &want.stat);
