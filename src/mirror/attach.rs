@@ -21,7 +21,7 @@ use super::identity::{
 use super::progress::{Phase, Progress, grouped};
 use super::refusal::{Id, Refusal};
 use super::resync::{self, How, Lacks, Summary};
-use super::stamp::{self, Lock};
+use super::stamp::{self, Lock, Place};
 use crate::store::walk;
 use crate::sys::{Errno, clock, random};
 
@@ -92,6 +92,7 @@ pub struct Attached {
 #[derive(Debug)]
 struct State {
     stamp: Stamp,
+    place: Place,
     in_sync: bool,
     /// Tries the replica's stamp; it may hang as long as the replica does.
     messenger: Option<JoinHandle<()>>,
@@ -303,7 +304,7 @@ impl Attempt<'_> {
             .as_ref()
             .map_or(self.primary.root(), |lock| lock.root());
         resync::reconcile(self.primary.root(), replica, how, &mut |seen| {
-            progress(phase, seen)
+            progress(phase, seen);
         })
     }
 
@@ -375,20 +376,29 @@ impl Attempt<'_> {
 
     fn in_sync(self, mut stamp: Stamp, summary: Summary) -> Result<Attached, AttachError> {
         stamp.verdict = Verdict::InSync;
-        if let Err((copy, errno)) = self.write_both(&stamp) {
-            let refusal = self.stamp_failed(copy, errno);
-            return self.or_alone(copy == Copy::Replica, refusal, Some(stamp), Some(summary));
+        match self.write_both(&stamp) {
+            Ok(place) => Ok(self.attached(stamp, place, true, None, Some(summary))),
+            Err((copy, errno)) => {
+                let refusal = self.stamp_failed(copy, errno);
+                self.or_alone(copy == Copy::Replica, refusal, Some(stamp), Some(summary))
+            }
         }
-        Ok(self.attached(stamp, true, None, Some(summary)))
     }
 
-    fn write_both(&self, stamp: &Stamp) -> Result<(), (Copy, Errno)> {
+    /// Stamps both roots, in a place that both can hold.
+    fn write_both(&self, stamp: &Stamp) -> Result<Place, (Copy, Errno)> {
         let at = |copy| move |errno| (copy, errno);
-        stamp::write(self.primary.root(), stamp, Role::Primary).map_err(at(Copy::Primary))?;
+        let write = |place| stamp::write(self.primary.root(), stamp, Role::Primary, place);
+        let place = write(Place::Xattr).map_err(at(Copy::Primary))?;
         let Some(replica) = &self.replica else {
-            return Ok(());
+            return Ok(place);
         };
-        stamp::write(replica.root(), stamp, Role::Replica).map_err(at(Copy::Replica))
+        let other = stamp::write(replica.root(), stamp, Role::Replica, place);
+        let other = other.map_err(at(Copy::Replica))?;
+        if other != place {
+            write(other).map_err(at(Copy::Primary))?;
+        }
+        Ok(other)
     }
 
     /// Runs without the replica if that was allowed; refuses otherwise.
@@ -421,14 +431,15 @@ impl Attempt<'_> {
                 errno: 0,
             };
         }
-        stamp::write(self.primary.root(), &stamp, Role::Primary)
+        let place = stamp::write(self.primary.root(), &stamp, Role::Primary, Place::Xattr)
             .map_err(|errno| self.stamp_failed(Copy::Primary, errno))?;
-        Ok(self.attached(stamp, false, Some(refusal), None))
+        Ok(self.attached(stamp, place, false, Some(refusal), None))
     }
 
     fn attached(
         self,
         stamp: Stamp,
+        place: Place,
         in_sync: bool,
         degraded: Option<Refusal>,
         summary: Option<Summary>,
@@ -442,6 +453,7 @@ impl Attempt<'_> {
             replica: self.replica,
             state: Mutex::new(State {
                 stamp,
+                place,
                 in_sync,
                 messenger: None,
             }),
@@ -552,14 +564,15 @@ impl Attached {
         let for_replica = stamp.clone();
         stamp.next_epoch(stamp.written);
         if let Some(replica) = self.replica.clone() {
+            let place = state.place;
             let tell = move || {
                 // If it fails, the primary's stamp alone has to say it.
-                let _refused = stamp::write(replica.root(), &for_replica, Role::Replica);
+                let _refused = stamp::write(replica.root(), &for_replica, Role::Replica, place);
             };
             let thread = std::thread::Builder::new().name("stamp".to_owned());
             state.messenger = thread.spawn(tell).ok();
         }
-        stamp::write(self.primary.root(), &stamp, Role::Primary)
+        stamp::write(self.primary.root(), &stamp, Role::Primary, state.place)
             .map_err(|errno| at_root(Copy::Primary, "setxattr", errno))?;
         state.stamp = stamp;
         state.in_sync = false;
@@ -584,13 +597,18 @@ impl Attached {
         let mut state = self.state.lock();
         state.stamp.life = Life::Clean;
         state.stamp.written = clock::now().tv_sec;
-        stamp::write(self.primary.root(), &state.stamp, Role::Primary)
-            .map_err(failed(Copy::Primary, "setxattr"))?;
+        stamp::write(
+            self.primary.root(),
+            &state.stamp,
+            Role::Primary,
+            state.place,
+        )
+        .map_err(failed(Copy::Primary, "setxattr"))?;
         synced?;
         if state.in_sync
             && let Some(replica) = &self.replica
         {
-            stamp::write(replica.root(), &state.stamp, Role::Replica)
+            stamp::write(replica.root(), &state.stamp, Role::Replica, state.place)
                 .map_err(failed(Copy::Replica, "setxattr"))?;
         }
         Ok(())

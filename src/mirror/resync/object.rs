@@ -52,6 +52,16 @@ impl Links {
         None
     }
 
+    /// Forgets that the replica's object at `path` is the twin of `primary`.
+    fn forget(&mut self, primary: &Stat, path: &[u8]) {
+        if let Some(first) = self.first.get(&primary.ident)
+            && *first.path == *path
+        {
+            self.owner.remove(&first.replica);
+            self.first.remove(&primary.ident);
+        }
+    }
+
     fn note(&mut self, primary: &Stat, replica: &Stat, path: &[u8]) {
         if primary.nlink > 1 {
             let (replica, path) = (replica.ident, path.into());
@@ -276,6 +286,7 @@ impl Engine<'_> {
     fn replace(&mut self, frame: &mut Frame, name: &Name, primary: &Stat) -> Outcome<Down> {
         self.unlock(frame)?;
         walk::remove(self.replica.top(), name, &mut || true).on(Copy::Replica, "unlinkat")?;
+        self.links.forget(primary, &self.path);
         self.create(name, primary)
     }
 
@@ -289,7 +300,7 @@ impl Engine<'_> {
     ) -> Outcome<Down> {
         let repair = self.how.repair;
         if let Some(wrong) = self.links.check(primary, replica, &self.path)
-            && !(self.how.ignore.contains(Lack::Links) && !repair)
+            && (repair || !self.how.ignore.contains(Lack::Links))
         {
             self.report(Kind::Entry, None, || wrong);
             if repair {
@@ -299,7 +310,13 @@ impl Engine<'_> {
         let (kind, c_name) = (primary.kind(), name.as_c_str());
         let source = open_as(self.primary.top(), c_name, kind, Copy::Primary)?;
         let held = match open(self.replica.top(), c_name, kind) {
-            Err(Errno::ACCESS) if repair && replica.nlink == 1 => {
+            Err(Errno::ACCESS) if repair && replica.nlink > 1 => {
+                self.report(Kind::Metadata, None, || {
+                    "cannot be read on replica".to_owned()
+                });
+                return self.replace(frame, name, primary);
+            }
+            Err(Errno::ACCESS) if repair => {
                 let place = walk::open(self.replica.top(), c_name, OFlags::PATH, 0)
                     .on(Copy::Replica, "openat2")?;
                 at::chmod(place.as_fd(), 0o600).on(Copy::Replica, "fchmodat2")?;

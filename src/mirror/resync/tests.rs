@@ -195,7 +195,7 @@ fn every_kind_of_damage_is_found_and_repaired() {
     let trees = Trees::filled();
     trees.repair();
     let user = c"user.mirrorfs-test";
-    let broken: [(&str, &dyn Fn()); 12] = [
+    let broken: [(&str, &dyn Fn()); 13] = [
         ("mode", &|| {
             rustix::fs::chmod(trees.r("d/file"), Mode::RWXU).expect("chmod");
         }),
@@ -213,7 +213,7 @@ fn every_kind_of_damage_is_found_and_repaired() {
             put(&trees.r("extra/x"), b"x", 0);
         }),
         ("missing", &|| {
-            rustix::fs::unlink(trees.r("d/e/empty")).expect("unlink")
+            rustix::fs::unlink(trees.r("d/e/empty")).expect("unlink");
         }),
         ("wrong type", &|| {
             rustix::fs::unlink(trees.r("fifo")).expect("unlink");
@@ -227,6 +227,10 @@ fn every_kind_of_damage_is_found_and_repaired() {
         ("link broken", &|| {
             rustix::fs::unlink(trees.r("links/b")).expect("unlink");
             put(&trees.r("links/b"), b"linked", 0);
+        }),
+        // Replaced under its first name, and linked anew under the others.
+        ("one inode of three names", &|| {
+            rustix::fs::chmod(trees.r("links/b"), Mode::RWXU).expect("chmod");
         }),
         ("link too many", &|| {
             rustix::fs::unlink(trees.r("d/e/empty")).expect("unlink");
