@@ -8,10 +8,21 @@
 //! Lock order: the gate, a turn, then `health`. Only `health` is held across I/O, once: while the
 //! first failure of the replica is put on record.
 
+pub mod attach;
+mod attrs;
+mod content;
+pub mod decide;
+pub mod failure;
+pub mod identity;
 pub mod lane;
 pub mod order;
+pub mod progress;
+pub mod refusal;
 pub mod report;
+pub mod resync;
 pub mod settle;
+pub mod stamp;
+pub mod state;
 pub mod times;
 
 use std::sync::Arc;

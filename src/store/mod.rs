@@ -13,6 +13,7 @@ pub mod op;
 pub mod stat;
 mod target;
 pub mod tree;
+pub mod walk;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 //! Imports nothing of ours. One of the two rooms in which `unsafe` is allowed. Every function
 //! returns the raw `Errno`; nothing here decides anything.
 
+
 pub mod at;
 pub mod clock;
 pub mod creds;
@@ -11,6 +12,7 @@ pub mod files;
 pub mod localtime;
 pub mod mountinfo;
 pub mod process;
+pub mod random;
 pub mod signals;
 
 pub use rustix::io::Errno;

@@ -1,0 +1,619 @@
+// SPDX-License-Identifier: MIT
+//! `attach`: from two root directories to a mirror that may serve, and back to two clean stamps.
+//!
+//! Takes the locks, reads the stamps, lets [`decide`] decide, seeds, compares or repairs, and leaves
+//! both stamps open. The order on disk is what makes a crash at any point safe: "inconsistent" is
+//! durable on both roots before the first byte of the replica changes, and "in-sync" is written
+//! only after the replica's `syncfs`. Stamps go to the primary first, then to the replica.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use super::decide::{self, Asked, Decision, Found, Root, Say, Typed};
+use super::failure::{Copy, Failure, Named, show_path};
+use super::identity::{
+    self, Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict,
+};
+use super::progress::{Phase, Progress, grouped};
+use super::refusal::{Id, Refusal};
+use super::resync::{self, How, Lacks, Summary};
+use super::stamp::{self, Lock, Place};
+use crate::store::walk;
+use crate::sys::{Errno, clock, random};
+
+/// What to do when the replica's file system cannot hold some metadata.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MetadataLoss {
+    /// Do not mount: the default, because a silent loss is found too late.
+    #[default]
+    Fail,
+    /// Mount, say what is missing, and remember the kinds in the stamp.
+    Warn,
+}
+
+/// What was asked for, and the limits.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `degraded`, `--adopt`, `--init`
+    pub asked: Asked,
+    /// `--metadata-loss=`
+    pub metadata_loss: MetadataLoss,
+    /// Limits and the stop switch; `repair`, `quick` and `ignore` are set here as needed.
+    pub how: How,
+}
+
+/// Why a mount does not start.
+#[derive(Clone, Debug)]
+pub struct AttachError {
+    /// The message, the id, the next command.
+    pub refusal: Refusal,
+    /// What a comparison found, for a listing.
+    pub summary: Option<Box<Summary>>,
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.refusal.fmt(f)
+    }
+}
+
+impl std::error::Error for AttachError {}
+
+impl From<Refusal> for AttachError {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            summary: None,
+        }
+    }
+}
+
+/// Two roots, locked, with open stamps: the right to serve. Dropping it leaves the stamps open.
+#[derive(Debug)]
+pub struct Attached {
+    /// Which mirror.
+    pub id: MirrorId,
+    /// Which of its mounts this is.
+    pub session: u64,
+    /// Why it runs on the primary alone, if it does from the start.
+    pub degraded: Option<Refusal>,
+    /// What seeding, comparing or repairing found and did.
+    pub summary: Option<Box<Summary>>,
+    primary: Lock,
+    replica: Option<Arc<Lock>>,
+    /// Held while a stamp is written: who acknowledges a write of the new epoch must wait for it.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    stamp: Stamp,
+    place: Place,
+    in_sync: bool,
+    /// Tries the replica's stamp; it may hang as long as the replica does.
+    messenger: Option<JoinHandle<()>>,
+}
+
+/// Attaches two roots. `replica` is the errno when its directory could not be opened.
+///
+/// # Errors
+/// A [`Refusal`] for every reason not to serve; with `degraded` only those about the primary.
+pub fn attach(
+    primary: BorrowedFd<'_>,
+    replica: Result<BorrowedFd<'_>, Errno>,
+    typed: &Typed,
+    options: &Options,
+    progress: &mut dyn FnMut(Phase, &Progress),
+) -> Result<Attached, AttachError> {
+    let say = Say { typed };
+    let primary_lock = Lock::take(primary).map_err(|errno| in_use(say, Copy::Primary, errno))?;
+    let mut taken = None;
+    let replica_lock = replica.and_then(|fd| {
+        Lock::take(fd).inspect_err(|&errno| {
+            if errno == Errno::WOULDBLOCK {
+                taken = Some(in_use(say, Copy::Replica, errno));
+            }
+        })
+    });
+    if let Some(refusal) = taken.take_if(|_| !options.asked.degraded) {
+        return Err(refusal.into());
+    }
+    let found_p = inspect(primary).map_err(|errno| {
+        let why = format!(
+            "the primary {} cannot be read: {}.",
+            show_path(&typed.primary),
+            Named(errno)
+        );
+        say.refusal(Id::CopyFailed, why)
+    })?;
+    let found_r = replica_lock.as_ref().map_err(|&errno| errno);
+    let found_r = found_r.and_then(|lock| inspect(lock.root()));
+    let (root_p, root_r) = roles(&found_p, found_r.as_ref().ok());
+    let root_r = match (&root_r, &found_r) {
+        (Some(root), _) => Ok(root),
+        (None, Err(errno)) => Err(*errno),
+        (None, Ok(_)) => Err(Errno::NODEV),
+    };
+    let decision = decide::decide(&root_p, root_r, options.asked, typed);
+    let attempt = Attempt {
+        say,
+        options,
+        primary: primary_lock,
+        replica: replica_lock.ok().map(Arc::new),
+        found_p,
+        found_r: found_r.ok(),
+    };
+    match decision {
+        Decision::Refuse(refusal) => Err((*refusal).into()),
+        Decision::DegradedWithout(refusal) => attempt.alone(taken.unwrap_or(*refusal), None),
+        Decision::Seed => attempt.rebuild(Phase::Seed, progress),
+        Decision::AdoptCompareRepair => attempt.rebuild(Phase::Resync, progress),
+        Decision::AdoptCompareOnly => attempt.believe(false, progress),
+        Decision::Attach => attempt.believe(true, progress),
+    }
+}
+
+fn in_use(say: Say<'_>, copy: Copy, errno: Errno) -> Refusal {
+    let path = match copy {
+        Copy::Primary => &say.typed.primary,
+        Copy::Replica => &say.typed.replica,
+    };
+    let path = show_path(path);
+    if errno != Errno::WOULDBLOCK {
+        let why = format!("the {copy} {path} cannot be locked: {}.", Named(errno));
+        return say.refusal(Id::CopyFailed, why);
+    }
+    let why = format!("the {copy} {path} is in use by another mirrorfs.");
+    let mut refusal = say.refusal(Id::InUse, why);
+    refusal.next = vec![("To see which".to_owned(), "mirrorfs status".to_owned())];
+    refusal
+}
+
+/// What one root shows.
+#[derive(Debug)]
+struct Inspected {
+    identity: RootIdentity,
+    found: Found,
+    empty: bool,
+}
+
+fn inspect(root: BorrowedFd<'_>) -> Result<Inspected, Errno> {
+    let found = match stamp::read(root) {
+        Ok(None) => Found::Unstamped,
+        Ok(Some(stamp)) => Found::Stamped(Box::new(stamp)),
+        Err(ReadError::Corrupt(corrupt)) => Found::Corrupt(corrupt),
+        Err(ReadError::Errno(errno)) => return Err(errno),
+    };
+    let own = walk::reopen(root)?;
+    Ok(Inspected {
+        identity: RootIdentity::of(root)?,
+        found,
+        empty: walk::is_empty(own.as_fd(), stamp::is_ours)?,
+    })
+}
+
+/// What each root is: by its own stamp, else by the other root's.
+fn roles(primary: &Inspected, replica: Option<&Inspected>) -> (Root, Option<Root>) {
+    let role = |root: &Inspected, other: Option<&Inspected>| {
+        let is = match (&root.found, other.map(|other| &other.found)) {
+            (Found::Stamped(own), _) => own.role_of(&root.identity),
+            (_, Some(Found::Stamped(other))) => {
+                // The role written there is the other directory's.
+                let mut unbiased = other.clone();
+                unbiased.role = None;
+                unbiased.role_of(&root.identity)
+            }
+            _ => Match::Unknown,
+        };
+        Root {
+            found: root.found.clone(),
+            is,
+            empty: root.empty,
+        }
+    };
+    let of_primary = role(primary, replica);
+    (
+        of_primary,
+        replica.map(|replica| role(replica, Some(primary))),
+    )
+}
+
+/// Everything gathered before the decision is carried out.
+struct Attempt<'a> {
+    say: Say<'a>,
+    options: &'a Options,
+    primary: Lock,
+    replica: Option<Arc<Lock>>,
+    found_p: Inspected,
+    found_r: Option<Inspected>,
+}
+
+impl Attempt<'_> {
+    /// The stamp to go on from: the primary's, else one that knows this primary, else a new one.
+    fn base(&self) -> Result<Stamp, AttachError> {
+        let now = clock::now().tv_sec;
+        let replica = self.found_r.as_ref().map(|found| &found.found);
+        let mut session = 0;
+        let mut base = None;
+        if let Some(Found::Stamped(stamp)) = replica {
+            session = stamp.session;
+            if stamp.primary == self.found_p.identity {
+                base = Some((**stamp).clone());
+            }
+        }
+        if let Found::Stamped(stamp) = &self.found_p.found {
+            session = session.max(stamp.session);
+            base = Some((**stamp).clone());
+        }
+        let mut stamp = match base {
+            Some(stamp) => stamp,
+            None => Stamp {
+                id: MirrorId(
+                    random::u128().map_err(|errno| self.stamp_failed(Copy::Primary, errno))?,
+                ),
+                history: vec![Epoch {
+                    number: 1,
+                    began: now,
+                }],
+                session: 0,
+                life: Life::Open,
+                verdict: Verdict::InSync,
+                lacks: Lacks::default(),
+                primary: self.found_p.identity,
+                replicas: Vec::new(),
+                role: None,
+                primary_path: Vec::new(),
+                replica_path: Vec::new(),
+                written: now,
+            },
+        };
+        stamp.session = session + 1;
+        stamp.life = Life::Open;
+        stamp.role = None;
+        stamp.primary = self.found_p.identity;
+        stamp.primary_path = identity::clipped_path(&self.say.typed.primary);
+        stamp.written = now;
+        Ok(stamp)
+    }
+
+    /// Names the replica at hand as the mirror's.
+    fn take_in(&self, stamp: &mut Stamp) {
+        stamp.replicas = self.found_r.iter().map(|found| found.identity).collect();
+        stamp.replica_path = identity::clipped_path(&self.say.typed.replica);
+    }
+
+    fn reconcile(
+        &self,
+        phase: Phase,
+        quick: bool,
+        ignore: Lacks,
+        progress: &mut dyn FnMut(Phase, &Progress),
+    ) -> Result<Summary, Failure> {
+        let how = How {
+            repair: phase != Phase::Verify,
+            quick,
+            ignore,
+            ..self.options.how.clone()
+        };
+        let replica = self
+            .replica
+            .as_ref()
+            .map_or(self.primary.root(), |lock| lock.root());
+        resync::reconcile(self.primary.root(), replica, how, &mut |seen| {
+            progress(phase, seen);
+        })
+    }
+
+    /// Makes the replica equal, then says so on both roots.
+    fn rebuild(
+        self,
+        phase: Phase,
+        progress: &mut dyn FnMut(Phase, &Progress),
+    ) -> Result<Attached, AttachError> {
+        let mut stamp = self.base()?;
+        if phase == Phase::Seed && !stamp.replicas.is_empty() {
+            // Whatever the replica it had before holds, it is not this one's past.
+            stamp.next_epoch(stamp.written);
+        }
+        self.take_in(&mut stamp);
+        stamp.verdict = Verdict::Inconsistent;
+        stamp.lacks = Lacks::default();
+        if let Err((copy, errno)) = self.write_both(&stamp) {
+            let refusal = self.stamp_failed(copy, errno);
+            return self.or_alone(copy == Copy::Replica, refusal, Some(stamp), None);
+        }
+        let summary = match self.reconcile(phase, false, Lacks::default(), progress) {
+            Ok(summary) => summary,
+            Err(failure) => {
+                let excusable = failure.copy == Copy::Replica;
+                let refusal = self.copy_failed(&failure);
+                return self.or_alone(excusable, refusal, Some(stamp), None);
+            }
+        };
+        if !summary.lacks.is_empty() && self.options.metadata_loss == MetadataLoss::Fail {
+            let refusal = self.metadata_lost(&summary);
+            return self.or_alone(true, refusal, Some(stamp), Some(summary));
+        }
+        if let Some(replica) = &self.replica
+            && let Err(errno) = rustix::fs::syncfs(replica.root())
+        {
+            let failure = at_root(Copy::Replica, "syncfs", errno);
+            let refusal = self.copy_failed(&failure);
+            return self.or_alone(true, refusal, Some(stamp), Some(summary));
+        }
+        stamp.lacks = summary.lacks;
+        self.in_sync(stamp, summary)
+    }
+
+    /// Believes that the copies are equal once a comparison finds no difference.
+    fn believe(
+        self,
+        quick: bool,
+        progress: &mut dyn FnMut(Phase, &Progress),
+    ) -> Result<Attached, AttachError> {
+        let mut stamp = self.base()?;
+        let lacks = if quick { stamp.lacks } else { Lacks::default() };
+        let summary = match self.reconcile(Phase::Verify, quick, lacks, progress) {
+            Ok(summary) => summary,
+            Err(failure) => {
+                let excusable = failure.copy == Copy::Replica;
+                let refusal = self.copy_failed(&failure);
+                return self.or_alone(excusable, refusal, None, None);
+            }
+        };
+        if summary.differences_total > 0 {
+            let refusal = self.differ(quick, &summary);
+            return self.or_alone(true, refusal, None, Some(summary));
+        }
+        self.take_in(&mut stamp);
+        stamp.lacks = lacks;
+        self.in_sync(stamp, summary)
+    }
+
+    fn in_sync(self, mut stamp: Stamp, summary: Summary) -> Result<Attached, AttachError> {
+        stamp.verdict = Verdict::InSync;
+        match self.write_both(&stamp) {
+            Ok(place) => Ok(self.attached(stamp, place, true, None, Some(summary))),
+            Err((copy, errno)) => {
+                let refusal = self.stamp_failed(copy, errno);
+                self.or_alone(copy == Copy::Replica, refusal, Some(stamp), Some(summary))
+            }
+        }
+    }
+
+    /// Stamps both roots, in a place that both can hold.
+    fn write_both(&self, stamp: &Stamp) -> Result<Place, (Copy, Errno)> {
+        let at = |copy| move |errno| (copy, errno);
+        let write = |place| stamp::write(self.primary.root(), stamp, Role::Primary, place);
+        let place = write(Place::Xattr).map_err(at(Copy::Primary))?;
+        let Some(replica) = &self.replica else {
+            return Ok(place);
+        };
+        let other = stamp::write(replica.root(), stamp, Role::Replica, place);
+        let other = other.map_err(at(Copy::Replica))?;
+        if other != place {
+            write(other).map_err(at(Copy::Primary))?;
+        }
+        Ok(other)
+    }
+
+    /// Runs without the replica if that was allowed; refuses otherwise.
+    fn or_alone(
+        self,
+        excusable: bool,
+        refusal: Refusal,
+        stamp: Option<Stamp>,
+        summary: Option<Summary>,
+    ) -> Result<Attached, AttachError> {
+        if excusable && self.options.asked.degraded {
+            return self.alone(refusal, stamp);
+        }
+        Err(AttachError {
+            refusal,
+            summary: summary.map(Box::new),
+        })
+    }
+
+    /// Runs on the primary alone; the stamp says so before the first write does.
+    fn alone(self, refusal: Refusal, stamp: Option<Stamp>) -> Result<Attached, AttachError> {
+        let mut stamp = match stamp {
+            Some(stamp) => stamp,
+            None => self.base()?,
+        };
+        if stamp.verdict == Verdict::InSync {
+            stamp.next_epoch(stamp.written);
+            stamp.verdict = Verdict::Doubt {
+                reason: identity::clipped(refusal.why.trim_end_matches('.')),
+                errno: 0,
+            };
+        }
+        let place = stamp::write(self.primary.root(), &stamp, Role::Primary, Place::Xattr)
+            .map_err(|errno| self.stamp_failed(Copy::Primary, errno))?;
+        Ok(self.attached(stamp, place, false, Some(refusal), None))
+    }
+
+    fn attached(
+        self,
+        stamp: Stamp,
+        place: Place,
+        in_sync: bool,
+        degraded: Option<Refusal>,
+        summary: Option<Summary>,
+    ) -> Attached {
+        Attached {
+            id: stamp.id,
+            session: stamp.session,
+            degraded,
+            summary: summary.map(Box::new),
+            primary: self.primary,
+            replica: self.replica,
+            state: Mutex::new(State {
+                stamp,
+                place,
+                in_sync,
+                messenger: None,
+            }),
+        }
+    }
+
+    fn stamp_failed(&self, copy: Copy, errno: Errno) -> Refusal {
+        let why = format!("the {copy} cannot be stamped: {}.", Named(errno));
+        self.say.refusal(Id::StampFailed, why)
+    }
+
+    fn copy_failed(&self, failure: &Failure) -> Refusal {
+        let mut refusal = self.say.refusal(Id::CopyFailed, format!("{failure}."));
+        refusal.next = vec![("When that is put right".to_owned(), self.say.compared().1)];
+        if failure.copy == Copy::Replica {
+            refusal.next.insert(0, self.say.alone());
+        }
+        refusal
+    }
+
+    fn metadata_lost(&self, summary: &Summary) -> Refusal {
+        let why = format!("the replica cannot hold everything: {}.", summary.lacks);
+        let mut refusal = self.say.refusal(Id::MetadataLoss, why);
+        refusal.more = summary
+            .losses
+            .iter()
+            .take(3)
+            .map(|loss| format!("{}: {}", show_path(&loss.path), loss.detail))
+            .collect();
+        let (_, command) = self.say.compared();
+        let want = "To do without".to_owned();
+        refusal.next = vec![
+            self.say.alone(),
+            (want, format!("{command} --metadata-loss=warn")),
+        ];
+        refusal
+    }
+
+    fn differ(&self, quick: bool, summary: &Summary) -> Refusal {
+        let (total, entries) = (grouped(summary.differences_total), grouped(summary.entries));
+        let why = format!("the copies differ: {total} differences in {entries} names.");
+        let mut refusal = self.say.refusal(Id::Differences, why);
+        refusal.more = summary
+            .differences
+            .iter()
+            .take(3)
+            .map(|difference| format!("{}: {}", show_path(&difference.path), difference.detail))
+            .collect();
+        let (want, command) = self.say.compared();
+        refusal.next = if quick {
+            vec![self.say.alone(), (want, command)]
+        } else {
+            let want = "To make the replica equal to the primary".to_owned();
+            vec![self.say.alone(), (want, format!("{command} --init"))]
+        };
+        refusal
+    }
+}
+
+fn at_root(copy: Copy, call: &'static str, errno: Errno) -> Failure {
+    Failure {
+        copy,
+        path: Vec::new(),
+        call,
+        errno,
+    }
+}
+
+impl Attached {
+    /// The present epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.state.lock().stamp.epoch()
+    }
+
+    /// Whether both copies are good.
+    #[must_use]
+    pub fn is_in_sync(&self) -> bool {
+        self.state.lock().in_sync
+    }
+
+    /// What this mirror does without.
+    #[must_use]
+    pub fn lacks(&self) -> Lacks {
+        self.state.lock().stamp.lacks
+    }
+
+    /// Records durably that the primary goes on alone; until this returns, no write may be
+    /// acknowledged that the replica lacks. The second time it does nothing.
+    ///
+    /// The replica is told too, by a thread of its own: it may be the one that hangs.
+    ///
+    /// # Errors
+    /// The primary's stamp could not be written: nothing on disk may say yet that the replica is
+    /// out of date.
+    pub fn mark_degraded(&self, errno: Option<Errno>, reason: &str) -> Result<(), Failure> {
+        let mut state = self.state.lock();
+        if !state.in_sync {
+            return Ok(());
+        }
+        let mut stamp = state.stamp.clone();
+        stamp.written = clock::now().tv_sec;
+        stamp.verdict = Verdict::Doubt {
+            reason: identity::clipped(reason),
+            errno: errno.map_or(0, Errno::raw_os_error),
+        };
+        // The replica's stamp stays in the old epoch: its history remains a prefix, "stale".
+        let for_replica = stamp.clone();
+        stamp.next_epoch(stamp.written);
+        if let Some(replica) = self.replica.clone() {
+            let place = state.place;
+            let tell = move || {
+                // If it fails, the primary's stamp alone has to say it.
+                let _refused = stamp::write(replica.root(), &for_replica, Role::Replica, place);
+            };
+            let thread = std::thread::Builder::new().name("stamp".to_owned());
+            state.messenger = thread.spawn(tell).ok();
+        }
+        stamp::write(self.primary.root(), &stamp, Role::Primary, state.place)
+            .map_err(|errno| at_root(Copy::Primary, "setxattr", errno))?;
+        state.stamp = stamp;
+        state.in_sync = false;
+        Ok(())
+    }
+
+    /// Ends the session in order: everything durable first, then `clean`, primary before replica.
+    ///
+    /// # Errors
+    /// The copy and call that failed. Stamps that could not be written stay open, so that the next
+    /// mount compares. A replica that cannot be made durable is recorded as failed first.
+    pub fn close_clean(&self) -> Result<(), Failure> {
+        let failed = |copy, call| move |errno| at_root(copy, call, errno);
+        let replica = self.replica.as_ref().filter(|_| self.is_in_sync());
+        let synced = replica.map_or(Ok(()), |replica| {
+            rustix::fs::syncfs(replica.root()).map_err(failed(Copy::Replica, "syncfs"))
+        });
+        if let Err(failure) = &synced {
+            self.mark_degraded(Some(failure.errno), &Named(failure.errno).to_string())?;
+        }
+        rustix::fs::syncfs(self.primary.root()).map_err(failed(Copy::Primary, "syncfs"))?;
+        let mut state = self.state.lock();
+        state.stamp.life = Life::Clean;
+        state.stamp.written = clock::now().tv_sec;
+        stamp::write(
+            self.primary.root(),
+            &state.stamp,
+            Role::Primary,
+            state.place,
+        )
+        .map_err(failed(Copy::Primary, "setxattr"))?;
+        synced?;
+        if state.in_sync
+            && let Some(replica) = &self.replica
+        {
+            stamp::write(replica.root(), &state.stamp, Role::Replica, state.place)
+                .map_err(failed(Copy::Replica, "setxattr"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

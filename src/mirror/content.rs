@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: MIT
+//! The bytes of one regular file: compared, repaired in place, or copied, holes and all.
+//!
+//! A hole is never read. What a file system calls a hole counts as zeros, so that comparing does
+//! not populate the page cache of preallocated space (which `SEEK_DATA` would then call data).
+//! The finest map two file systems can share has blocks of [`UNIT`] bytes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Advice, FallocateFlags, SeekFrom};
+
+use super::failure::Copy;
+use crate::sys::{Errno, Result};
+
+/// The granularity of hole maps and of repair.
+pub(super) const UNIT: u64 = 4096;
+const CHUNK: usize = 1 << 20;
+/// One `copy_file_range` call, so that progress is seen and a stop is heard.
+const RANGE: u64 = 16 << 20;
+
+/// A call on one of the two files that failed.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) copy: Copy,
+    pub(super) call: &'static str,
+    pub(super) errno: Errno,
+}
+
+/// Marks the error of a call with the copy it was made on.
+pub(super) trait On<T> {
+    fn on(self, copy: Copy, call: &'static str) -> std::result::Result<T, Trouble>;
+}
+
+impl<T> On<T> for Result<T> {
+    fn on(self, copy: Copy, call: &'static str) -> std::result::Result<T, Trouble> {
+        self.map_err(|errno| Trouble { copy, call, errno })
+    }
+}
+
+/// Sorted, disjoint `[start, end)` ranges.
+type Ranges = Vec<(u64, u64)>;
+
+/// What the file system calls data, or `None` where it cannot say.
+fn data_ranges(fd: BorrowedFd<'_>, size: u64) -> Result<Option<Ranges>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let end = rustix::fs::seek(fd, SeekFrom::Hole(start))?.min(size);
+        found.push((start, end));
+        at = end.max(start + 1);
+    }
+    if found.iter().map(|&(start, end)| end - start).sum::<u64>() < size {
+        // Readahead past the data would fill preallocated space with cached zeros, which
+        // SEEK_DATA then calls data.
+        let _no_advice = rustix::fs::fadvise(fd, 0, None, Advice::Random);
+    }
+    Ok(Some(found))
+}
+
+/// Sorts and merges ranges that touch.
+fn union(mut ranges: Ranges) -> Ranges {
+    ranges.sort_unstable();
+    let mut merged: Ranges = Vec::with_capacity(ranges.len());
+    for (start, end) in ranges {
+        match merged.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => merged.push((start, end)),
+        }
+    }
+    merged
+}
+
+/// Ranges widened to whole blocks.
+fn aligned(ranges: &[(u64, u64)]) -> Ranges {
+    let widen = |&(start, end): &(u64, u64)| (start - start % UNIT, end.next_multiple_of(UNIT));
+    union(ranges.iter().map(widen).collect())
+}
+
+fn covers(ranges: &[(u64, u64)], at: u64) -> bool {
+    let next = ranges.partition_point(|&(_, end)| end <= at);
+    ranges.get(next).is_some_and(|&(start, _)| start <= at)
+}
+
+/// Reads `[at, at + buf.len())` of a file as it is: zeros outside `data` and past its end.
+fn fill(fd: BorrowedFd<'_>, data: &[(u64, u64)], at: u64, buf: &mut [u8]) -> Result<()> {
+    buf.fill(0);
+    let limit = at + buf.len() as u64;
+    let first = data.partition_point(|&(_, end)| end <= at);
+    for &(start, end) in data[first..].iter().take_while(|range| range.0 < limit) {
+        let (mut from, to) = (start.max(at), end.min(limit));
+        while from < to {
+            let part = &mut buf[index(from - at)..index(to - at)];
+            match rustix::io::pread(fd, part, from) {
+                Ok(0) => break,
+                Ok(count) => from += count as u64,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("an offset within one chunk")
+}
+
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, at) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                at += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Where the repaired bytes go: opened for writing at the first difference, not before.
+pub(super) trait Writer {
+    /// The replica's file, open for writing.
+    fn open(&mut self) -> std::result::Result<OwnedFd, Trouble>;
+}
+
+/// What a comparison found, and what a repair did about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Offset of the first block that differs.
+    pub(super) first: Option<u64>,
+    /// Bytes in blocks that differ.
+    pub(super) differing: u64,
+    /// The hole maps differ.
+    pub(super) holes: bool,
+    /// Bytes written or punched.
+    pub(super) written: u64,
+}
+
+/// Two buffers, and what was learned about the two file systems on the way.
+#[derive(Debug)]
+pub(super) struct Content {
+    primary: Vec<u8>,
+    replica: Vec<u8>,
+    can_clone: bool,
+    can_range: bool,
+    can_punch: bool,
+}
+
+/// One of the two files: descriptor and size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct File<'a> {
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) size: u64,
+}
+
+impl Content {
+    pub(super) fn new() -> Self {
+        Self {
+            primary: vec![0; CHUNK],
+            replica: vec![0; CHUNK],
+            can_clone: true,
+            can_range: true,
+            can_punch: true,
+        }
+    }
+
+    /// Compares two files; with a `writer`, makes the replica's equal, block by block.
+    ///
+    /// `step` hears how many bytes were compared; it may stop everything with an errno.
+    pub(super) fn compare(
+        &mut self,
+        primary: File<'_>,
+        replica: File<'_>,
+        mut writer: Option<&mut dyn Writer>,
+        step: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> std::result::Result<Found, Trouble> {
+        let mut found = Found::default();
+        let mut open: Option<OwnedFd> = None;
+        let mut have = replica.size;
+        if have != primary.size
+            && let Some(writer) = writer.as_deref_mut()
+        {
+            let fd = open.insert(writer.open()?);
+            rustix::fs::ftruncate(fd, primary.size).on(Copy::Replica, "ftruncate")?;
+            have = primary.size;
+        }
+        let size = primary.size.min(have);
+        let map_p = data_ranges(primary.fd, primary.size).on(Copy::Primary, "lseek")?;
+        let map_r = data_ranges(replica.fd, have).on(Copy::Replica, "lseek")?;
+        let mapped = map_p.is_some() && map_r.is_some();
+        let data_p = map_p.unwrap_or_else(|| vec![(0, primary.size)]);
+        let data_r = map_r.unwrap_or_else(|| vec![(0, have)]);
+        let (blocks_p, blocks_r) = (aligned(&data_p), aligned(&data_r));
+        found.holes = mapped && blocks_p != blocks_r;
+        for (start, end) in union([blocks_p.clone(), blocks_r.clone()].concat()) {
+            let (mut at, end) = (start, end.min(size));
+            while at < end {
+                let len = index((end - at).min(CHUNK as u64));
+                let (p, r) = (&mut self.primary[..len], &mut self.replica[..len]);
+                fill(primary.fd, &data_p, at, p).on(Copy::Primary, "pread")?;
+                fill(replica.fd, &data_r, at, r).on(Copy::Replica, "pread")?;
+                let same_map =
+                    !mapped || (covers_all(&blocks_p, at, len) && covers_all(&blocks_r, at, len));
+                if p != r || !same_map {
+                    let mut repairs = Repairs::new(at);
+                    for (i, (p, r)) in p.chunks(4096).zip(r.chunks(4096)).enumerate() {
+                        let offset = at + i as u64 * UNIT;
+                        let differ = p != r;
+                        if differ {
+                            found.first.get_or_insert(offset);
+                            found.differing += p.len() as u64;
+                        }
+                        let data = covers(&blocks_p, offset);
+                        let held = covers(&blocks_r, offset);
+                        repairs.add(
+                            p.len(),
+                            match (data, held) {
+                                (true, _) if differ => Fix::Write,
+                                (true, false) if mapped => Fix::Write,
+                                (false, true) if mapped && self.can_punch => Fix::Punch,
+                                _ if differ => Fix::Write,
+                                _ => Fix::Nothing,
+                            },
+                        );
+                    }
+                    if let Some(writer) = writer.as_deref_mut() {
+                        for run in repairs.runs {
+                            if open.is_none() {
+                                open = Some(writer.open()?);
+                            }
+                            let Some(fd) = open.as_ref() else { continue };
+                            found.written += run.len;
+                            let from = index(run.at - at);
+                            let bytes = &self.primary[from..from + index(run.len)];
+                            let whole = run.len.next_multiple_of(UNIT);
+                            if run.fix == Fix::Punch {
+                                match rustix::fs::fallocate(
+                                    fd,
+                                    FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                                    run.at,
+                                    whole,
+                                ) {
+                                    Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.can_punch = false,
+                                    done => {
+                                        done.on(Copy::Replica, "fallocate")?;
+                                        continue;
+                                    }
+                                }
+                            }
+                            write_all(fd.as_fd(), bytes, run.at).on(Copy::Replica, "pwrite")?;
+                        }
+                    }
+                }
+                at += len as u64;
+                step(len as u64).on(Copy::Primary, "pread")?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Fills a new, empty file of the replica: a clone, else a copy by the kernel, else by us.
+    pub(super) fn copy(
+        &mut self,
+        primary: File<'_>,
+        replica: BorrowedFd<'_>,
+        step: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> std::result::Result<(), Trouble> {
+        if primary.size == 0 {
+            return Ok(());
+        }
+        if self.can_clone {
+            match rustix::fs::ioctl_ficlone(replica, primary.fd) {
+                Ok(()) => return step(primary.size).on(Copy::Replica, "ioctl"),
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => {
+                    return Err(errno).on(Copy::Replica, "ioctl");
+                }
+                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => {
+                    self.can_clone = false;
+                }
+                Err(_) => {}
+            }
+        }
+        // The size first: writes within it leave no preallocation behind, and the end may be a hole.
+        rustix::fs::ftruncate(replica, primary.size).on(Copy::Replica, "ftruncate")?;
+        let data = data_ranges(primary.fd, primary.size).on(Copy::Primary, "lseek")?;
+        let data = data.unwrap_or_else(|| vec![(0, primary.size)]);
+        for &(start, end) in &data {
+            let mut at = start;
+            while at < end {
+                let count = self.copy_some(primary.fd, replica, &data, at, end)?;
+                at += count;
+                step(count).on(Copy::Primary, "pread")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_some(
+        &mut self,
+        primary: BorrowedFd<'_>,
+        replica: BorrowedFd<'_>,
+        data: &[(u64, u64)],
+        at: u64,
+        end: u64,
+    ) -> std::result::Result<u64, Trouble> {
+        if self.can_range {
+            let (mut from, mut to) = (at, at);
+            let len = index((end - at).min(RANGE));
+            match rustix::fs::copy_file_range(primary, Some(&mut from), replica, Some(&mut to), len)
+            {
+                Ok(count) if count > 0 => return Ok(count as u64),
+                Err(Errno::INTR) => return Ok(0),
+                // Which side failed cannot be told: let read and write say it.
+                Ok(_) | Err(Errno::IO) => {}
+                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
+                    return Err(errno).on(Copy::Replica, "copy_file_range");
+                }
+                Err(_) => self.can_range = false,
+            }
+        }
+        let len = index((end - at).min(CHUNK as u64));
+        let buf = &mut self.primary[..len];
+        fill(primary, data, at, buf).on(Copy::Primary, "pread")?;
+        write_all(replica, buf, at).on(Copy::Replica, "pwrite")?;
+        Ok(len as u64)
+    }
+}
+
+fn covers_all(blocks: &[(u64, u64)], at: u64, len: usize) -> bool {
+    let next = blocks.partition_point(|&(_, end)| end <= at);
+    let last = at + len as u64;
+    blocks
+        .get(next)
+        .is_some_and(|&(start, end)| start <= at && last <= end)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fix {
+    Nothing,
+    Write,
+    Punch,
+}
+
+#[derive(Debug)]
+struct Run {
+    at: u64,
+    len: u64,
+    fix: Fix,
+}
+
+/// Neighbouring blocks that need the same repair, as one run.
+#[derive(Debug)]
+struct Repairs {
+    at: u64,
+    runs: Vec<Run>,
+}
+
+impl Repairs {
+    fn new(at: u64) -> Self {
+        let runs = Vec::new();
+        Self { at, runs }
+    }
+
+    fn add(&mut self, len: usize, fix: Fix) {
+        let (at, len) = (self.at, len as u64);
+        self.at += len;
+        match self.runs.last_mut() {
+            Some(last) if last.fix == fix && last.at + last.len == at => last.len += len,
+            _ if fix == Fix::Nothing => {}
+            _ => self.runs.push(Run { at, len, fix }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_widened_merged_and_found() {
+        let map = aligned(&[(1, 2), (5000, 9000), (20_000, 20_480)]);
+        assert_eq!(map, [(0, 12_288), (16_384, 20_480)]);
+        for (at, inside) in [(0, true), (12_287, true), (12_288, false), (16_384, true)] {
+            assert_eq!(covers(&map, at), inside, "{at}");
+        }
+        assert!(!covers(&map, 20_480));
+        assert!(covers_all(&map, 4096, 8192) && !covers_all(&map, 4096, 8193));
+        assert_eq!(aligned(&[]), []);
+    }
+
+    #[test]
+    fn repairs_come_in_runs() {
+        let mut repairs = Repairs::new(4096);
+        for fix in [
+            Fix::Nothing,
+            Fix::Write,
+            Fix::Write,
+            Fix::Punch,
+            Fix::Nothing,
+            Fix::Punch,
+        ] {
+            repairs.add(4096, fix);
+        }
+        let runs: Vec<_> = repairs.runs.iter().map(|r| (r.at, r.len, r.fix)).collect();
+        assert_eq!(
+            runs,
+            [
+                (8192, 8192, Fix::Write),
+                (16_384, 4096, Fix::Punch),
+                (24_576, 4096, Fix::Punch)
+            ]
+        );
+    }
+}

@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: MIT
+//! The start-up decision: what two roots, their stamps and the options amount to. Pure.
+//!
+//! The stakes: a wrong `Attach` is a lie about in-sync (P4), a wrong `Seed` or repair deletes a
+//! good copy (P7, P10). So the primary is judged first, and every doubt ends in a [`Refusal`] that
+//! names the next command. `degraded` excuses any trouble with the replica, never one with the
+//! primary: fstab lines carry it for ever, so it is no answer to a question asked today.
+
+use super::failure::{Named, show_path};
+use super::identity::{Corrupt, Epoch, History, Life, Match, MirrorId, Stamp, Verdict};
+use super::refusal::{Id, Refusal};
+use crate::sys::{Errno, clock};
+
+/// The stamp a root was found with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// None.
+    Unstamped,
+    /// One, and what the directory is by its own stamp.
+    Stamped(Box<Stamp>),
+    /// Something that is no stamp.
+    Corrupt(Corrupt),
+}
+
+impl Found {
+    fn stamp(&self) -> Option<&Stamp> {
+        match self {
+            Self::Stamped(stamp) => Some(stamp),
+            _ => None,
+        }
+    }
+}
+
+/// One root, as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// Its stamp.
+    pub found: Found,
+    /// Which root of a stamp this directory is: its own stamp's, else the other root's.
+    pub is: Match,
+    /// Nothing in it but our own stamp.
+    pub empty: bool,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// `-o degraded`
+    pub degraded: bool,
+    /// `--adopt`
+    pub adopt: bool,
+    /// `--init`
+    pub init: bool,
+}
+
+/// The paths as typed, for messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Typed {
+    /// PRIMARY
+    pub primary: Vec<u8>,
+    /// MOUNTPOINT
+    pub mountpoint: Vec<u8>,
+    /// DIR of `--replica`
+    pub replica: Vec<u8>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Fill the empty replica; the mirror keeps the identity of the primary's stamp, if it has one.
+    Seed,
+    /// Both stamps say in-sync: believe them once a quick comparison agrees.
+    Attach,
+    /// Compare everything, repair the replica from the primary.
+    AdoptCompareRepair,
+    /// Compare everything, change nothing; go on only if nothing differs.
+    AdoptCompareOnly,
+    /// Run on the primary alone.
+    DegradedWithout(Box<Refusal>),
+    /// Do not run.
+    Refuse(Box<Refusal>),
+}
+
+/// Decides. `replica` is the errno when its directory could not be opened.
+#[must_use]
+pub fn decide(
+    primary: &Root,
+    replica: Result<&Root, Errno>,
+    asked: Asked,
+    typed: &Typed,
+) -> Decision {
+    let say = Say { typed };
+    if let Some(refusal) = primary_unfit(primary, replica.ok(), asked, &say) {
+        return Decision::Refuse(Box::new(refusal));
+    }
+    let replica = match replica {
+        Ok(replica) => replica,
+        Err(errno) => return excused(asked, say.missing(errno)),
+    };
+    let both = asked.adopt && asked.init;
+    // A known identity is the only thing that makes a replica ours; all else needs an empty
+    // directory and --init, or (never for what belongs to someone else) both words at once.
+    let start_over = |refusal: Refusal, taken: bool| {
+        if replica.empty && asked.init {
+            Decision::Seed
+        } else if both && !taken {
+            Decision::AdoptCompareRepair
+        } else {
+            excused(asked, refusal)
+        }
+    };
+    match (&primary.found, &replica.found) {
+        (_, Found::Corrupt(corrupt)) => start_over(say.bad_stamp("replica", *corrupt), false),
+        (Found::Unstamped, Found::Unstamped) if replica.empty => Decision::Seed,
+        (Found::Unstamped | Found::Corrupt(_), Found::Unstamped) if asked.adopt => adopt(asked),
+        (Found::Unstamped | Found::Corrupt(_), Found::Unstamped) => {
+            start_over(say.not_empty(), false)
+        }
+        (Found::Stamped(_), Found::Unstamped) if asked.adopt && !replica.empty => adopt(asked),
+        (Found::Stamped(stamp), Found::Unstamped) => {
+            start_over(say.no_stamp(stamp, replica.empty), false)
+        }
+        (Found::Unstamped | Found::Corrupt(_), Found::Stamped(stamp)) => {
+            // The very directory the replica's stamp knows as its primary lost its own stamp.
+            let known = primary.is == Match::Primary && replica.is == Match::Replica;
+            if asked.adopt && known {
+                Decision::AdoptCompareRepair
+            } else if asked.adopt && !replica.empty {
+                adopt(asked)
+            } else if known {
+                start_over(say.primary_lost_its_stamp(), false)
+            } else {
+                start_over(say.belongs_elsewhere(stamp.id, None), true)
+            }
+        }
+        (Found::Stamped(p), Found::Stamped(r)) => {
+            if p.id != r.id {
+                return start_over(say.belongs_elsewhere(r.id, Some(p.id)), true);
+            }
+            stamped_pair(primary, p, replica, r, asked, &say)
+        }
+    }
+}
+
+/// Two stamps of one mirror.
+fn stamped_pair(
+    primary: &Root,
+    p: &Stamp,
+    replica: &Root,
+    r: &Stamp,
+    asked: Asked,
+    say: &Say<'_>,
+) -> Decision {
+    let fork = match p.compare_history(r) {
+        History::Diverged { since } => Some((since, "both copies changed without each other")),
+        History::Newer { since } => Some((since, "the replica is ahead of the primary")),
+        _ if r.session > p.session => Some((p.epoch(), "the replica is ahead of the primary")),
+        _ => None,
+    };
+    if replica.empty && asked.init && !primary.empty {
+        return Decision::Seed;
+    }
+    if let Some((since, how)) = fork {
+        // Not excused by `degraded`: the primary may be the wrong, older one.
+        return Decision::Refuse(Box::new(say.diverged(since, how)));
+    }
+    if asked.adopt {
+        return Decision::AdoptCompareRepair;
+    }
+    if replica.is != Match::Replica {
+        return excused(asked, say.clone_of("replica"));
+    }
+    if let History::Stale { since } = p.compare_history(r) {
+        return excused(
+            asked,
+            say.stale(since, p.history.iter().find(|e| e.number > since)),
+        );
+    }
+    if r.session < p.session && p.life == Life::Clean {
+        return excused(asked, say.stale(p.epoch(), None));
+    }
+    for stamp in [p, r] {
+        let why = match (&stamp.verdict, stamp.life) {
+            (Verdict::Inconsistent, _) => {
+                "a seeding or resync of the replica was not finished".into()
+            }
+            (Verdict::Doubt { reason, .. }, _) => format!("the replica failed: {reason}"),
+            (Verdict::InSync, Life::Open) => "the last mount did not end in order".into(),
+            (Verdict::InSync, Life::Clean) => continue,
+        };
+        return excused(asked, say.compare_again(&why));
+    }
+    Decision::Attach
+}
+
+fn adopt(asked: Asked) -> Decision {
+    if asked.init {
+        Decision::AdoptCompareRepair
+    } else {
+        Decision::AdoptCompareOnly
+    }
+}
+
+fn excused(asked: Asked, refusal: Refusal) -> Decision {
+    if asked.degraded {
+        Decision::DegradedWithout(Box::new(refusal))
+    } else {
+        Decision::Refuse(Box::new(refusal))
+    }
+}
+
+/// What is wrong with the primary, whatever the replica is like.
+fn primary_unfit(
+    primary: &Root,
+    replica: Option<&Root>,
+    asked: Asked,
+    say: &Say<'_>,
+) -> Option<Refusal> {
+    let both = asked.adopt && asked.init;
+    if primary.is == Match::Replica {
+        return Some(say.swapped("primary"));
+    }
+    if replica.is_some_and(|replica| replica.is == Match::Primary) {
+        return Some(say.swapped("replica"));
+    }
+    let full = replica.is_some_and(|replica| !replica.empty);
+    let stamped = replica.is_some_and(|replica| replica.found != Found::Unstamped);
+    if primary.empty && primary.found.stamp().is_none() && (full || (stamped && !asked.init)) {
+        // An unmounted primary disk looks exactly like this; nothing is ever deleted on it.
+        return Some(say.blank_primary(false));
+    }
+    if primary.empty && full && !both && !asked.degraded {
+        return Some(say.blank_primary(true));
+    }
+    match &primary.found {
+        Found::Corrupt(corrupt) if !both => Some(say.bad_stamp("primary", *corrupt)),
+        Found::Stamped(_) if primary.is != Match::Primary && !asked.adopt => {
+            Some(say.clone_of("primary"))
+        }
+        _ => None,
+    }
+}
+
+/// The messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Say<'a> {
+    pub(super) typed: &'a Typed,
+}
+
+impl Say<'_> {
+    fn primary(&self) -> String {
+        show_path(&self.typed.primary)
+    }
+
+    fn replica(&self) -> String {
+        show_path(&self.typed.replica)
+    }
+
+    fn mount(&self, words: &str) -> String {
+        let (primary, mountpoint) = (self.primary(), show_path(&self.typed.mountpoint));
+        format!(
+            "mirrorfs mount {primary} {mountpoint} --replica {} {words}",
+            self.replica()
+        )
+    }
+
+    pub(super) fn refusal(&self, id: Id, why: String) -> Refusal {
+        Refusal {
+            id,
+            what: format!("cannot mount {}", show_path(&self.typed.mountpoint)),
+            why,
+            more: Vec::new(),
+            next: Vec::new(),
+        }
+    }
+
+    pub(super) fn alone(&self) -> (String, String) {
+        let command = format!("mount -o degraded {}", show_path(&self.typed.mountpoint));
+        ("To run on one copy for now".to_owned(), command)
+    }
+
+    fn afresh(&self, empty: bool) -> (String, String) {
+        let mount = self.mount("--init");
+        if empty {
+            ("To start over with this one".to_owned(), mount)
+        } else {
+            ("To start over, empty it and".to_owned(), mount)
+        }
+    }
+
+    pub(super) fn compared(&self) -> (String, String) {
+        (
+            "To compare, and repair the replica".to_owned(),
+            self.mount("--adopt"),
+        )
+    }
+
+    fn missing(&self, errno: Errno) -> Refusal {
+        let why = format!(
+            "the replica {} cannot be opened: {}.",
+            self.replica(),
+            Named(errno)
+        );
+        let mut refusal = self.refusal(Id::ReplicaMissing, why);
+        refusal.next = vec![self.alone()];
+        refusal
+    }
+
+    fn no_stamp(&self, stamp: &Stamp, empty: bool) -> Refusal {
+        let why = format!("the replica {} carries no mirrorfs stamp.", self.replica());
+        let mut refusal = self.refusal(Id::NoStamp, why);
+        if stamp.replicas.is_empty() {
+            refusal.more = vec!["This mirror has never had a replica.".to_owned()];
+        } else {
+            let day = clock::rfc3339(stamp.written);
+            let day = day.get(..16).unwrap_or_default().replace('T', " ");
+            let there = if stamp.replica_path == self.typed.replica {
+                "there".to_owned()
+            } else {
+                format!("to {}", show_path(&stamp.replica_path))
+            };
+            refusal.more = vec![format!(
+                "This mirror last wrote {there} at {day} UTC. Is the disk mounted?"
+            )];
+        }
+        refusal.next = vec![self.alone(), self.afresh(empty)];
+        if !empty {
+            let want = "To compare it, if it is a copy".to_owned();
+            refusal.next.push((want, self.mount("--adopt")));
+        }
+        refusal
+    }
+
+    fn not_empty(&self) -> Refusal {
+        let why = format!(
+            "the replica {} is not empty and carries no mirrorfs stamp.",
+            self.replica()
+        );
+        let mut refusal = self.refusal(Id::NotEmpty, why);
+        refusal.next = vec![
+            (
+                "To compare it, if it is a copy".to_owned(),
+                self.mount("--adopt"),
+            ),
+            (
+                "To make it a copy, deleting what differs".to_owned(),
+                self.mount("--adopt --init"),
+            ),
+        ];
+        refusal
+    }
+
+    fn blank_primary(&self, stamped: bool) -> Refusal {
+        let why = format!(
+            "the primary {} is empty, but the replica {} is not.",
+            self.primary(),
+            self.replica()
+        );
+        let mut refusal = self.refusal(Id::BlankPrimary, why);
+        refusal.more = vec!["Is the primary's disk mounted? Nothing was deleted.".to_owned()];
+        if stamped {
+            let want = "If all of it was deleted on purpose".to_owned();
+            refusal.next = vec![(want, self.mount("--adopt --init"))];
+        }
+        refusal
+    }
+
+    fn swapped(&self, which: &str) -> Refusal {
+        let (path, is) = match which {
+            "primary" => (self.primary(), "replica"),
+            _ => (self.replica(), "primary"),
+        };
+        let why = format!("{path} is the {is} of a mirror, not its {which}.");
+        let mut refusal = self.refusal(Id::Swapped, why);
+        let mountpoint = show_path(&self.typed.mountpoint);
+        let right = format!(
+            "mirrorfs mount {} {mountpoint} --replica {}",
+            self.replica(),
+            self.primary()
+        );
+        refusal.next = vec![("The other way round".to_owned(), right)];
+        refusal
+    }
+
+    fn belongs_elsewhere(&self, theirs: MirrorId, ours: Option<MirrorId>) -> Refusal {
+        let mut why = format!("the replica {} belongs to mirror {theirs}", self.replica());
+        why += &match ours {
+            Some(ours) => format!(", the primary {} to mirror {ours}.", self.primary()),
+            None => format!("; the primary {} carries no stamp.", self.primary()),
+        };
+        let mut refusal = self.refusal(Id::Foreign, why);
+        refusal.more =
+            vec!["Are both disks mounted, and are these the right directories?".to_owned()];
+        refusal.next = vec![self.alone(), self.afresh(false)];
+        refusal
+    }
+
+    fn primary_lost_its_stamp(&self) -> Refusal {
+        let why = format!(
+            "the primary {} has lost its mirrorfs stamp.",
+            self.primary()
+        );
+        let mut refusal = self.refusal(Id::CompareAgain, why);
+        refusal.next = vec![self.compared()];
+        refusal
+    }
+
+    fn clone_of(&self, which: &str) -> Refusal {
+        let path = if which == "primary" {
+            self.primary()
+        } else {
+            self.replica()
+        };
+        let why = format!("the {which} {path} carries the stamp of another directory.");
+        let mut refusal = self.refusal(Id::Clone, why);
+        refusal.more = vec!["It is a copy of it, or was moved to another disk.".to_owned()];
+        refusal.next = vec![self.compared()];
+        if which == "replica" {
+            refusal.next.insert(0, self.alone());
+        }
+        refusal
+    }
+
+    fn bad_stamp(&self, which: &str, corrupt: Corrupt) -> Refusal {
+        let path = if which == "primary" {
+            self.primary()
+        } else {
+            self.replica()
+        };
+        let why = format!("the mirrorfs stamp of the {which} {path} is {corrupt}.");
+        let mut refusal = self.refusal(Id::BadStamp, why);
+        if corrupt == Corrupt::Damaged {
+            let want = "To compare, repair the replica and stamp both".to_owned();
+            refusal.next = vec![(want, self.mount("--adopt --init"))];
+        }
+        if which == "replica" {
+            refusal.next.insert(0, self.alone());
+        }
+        refusal
+    }
+
+    fn stale(&self, since: u64, left: Option<&Epoch>) -> Refusal {
+        let when = left.map_or_else(String::new, |epoch| {
+            format!(" ({})", clock::rfc3339(epoch.began))
+        });
+        let why = format!(
+            "the replica {} is stale: it lacks changes made after epoch {since}{when}.",
+            self.replica()
+        );
+        let mut refusal = self.refusal(Id::Stale, why);
+        refusal.next = vec![self.alone(), self.compared()];
+        refusal
+    }
+
+    fn compare_again(&self, reason: &str) -> Refusal {
+        let why = format!("the copies must be compared again: {reason}.");
+        let mut refusal = self.refusal(Id::CompareAgain, why);
+        refusal.next = vec![self.alone(), self.compared()];
+        refusal
+    }
+
+    fn diverged(&self, since: u64, how: &str) -> Refusal {
+        let why = format!("{how} after epoch {since}. mirrorfs will not choose.");
+        let mut refusal = self.refusal(Id::Diverged, why);
+        refusal.more = vec!["Was one of the two restored from an older copy?".to_owned()];
+        let want = "To keep the primary, empty the replica and".to_owned();
+        refusal.next = vec![(want, self.mount("--init"))];
+        refusal
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: MIT
+//! Trees made, broken and repaired in temporary directories.
+
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{FallocateFlags, Mode, Timespec, Timestamps, XattrFlags};
+
+use super::*;
+
+struct Trees {
+    dir: tempfile::TempDir,
+}
+
+fn put(path: &Path, bytes: &[u8], at: u64) {
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    let fd = rustix::fs::open(path, flags, Mode::from(0o644)).expect("open");
+    rustix::io::pwrite(&fd, bytes, at).expect("write");
+}
+
+fn set_mtime(path: &Path, tv_sec: i64, tv_nsec: i64) {
+    let time = Timespec { tv_sec, tv_nsec };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags).expect("utimens");
+}
+
+impl Trees {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["p", "r"] {
+            rustix::fs::mkdir(dir.path().join(name), Mode::RWXU).expect("mkdir");
+        }
+        Self { dir }
+    }
+
+    fn p(&self, path: &str) -> PathBuf {
+        self.dir.path().join("p").join(path)
+    }
+
+    fn r(&self, path: &str) -> PathBuf {
+        self.dir.path().join("r").join(path)
+    }
+
+    fn mkdir(&self, path: &str) {
+        rustix::fs::mkdir(self.p(path), Mode::RWXU).expect("mkdir");
+    }
+
+    fn run(&self, how: How) -> Result<Summary, Failure> {
+        let open =
+            |path: PathBuf| rustix::fs::open(path, OFlags::DIRECTORY, Mode::empty()).expect("open");
+        let (p, r) = (open(self.p("")), open(self.r("")));
+        reconcile(p.as_fd(), r.as_fd(), how, &mut |_| {})
+    }
+
+    fn repair(&self) -> Summary {
+        let repair = true;
+        self.run(How {
+            repair,
+            ..How::default()
+        })
+        .expect("repaired")
+    }
+
+    /// Nothing differs, by a full comparison.
+    fn assert_equal(&self) {
+        let summary = self.run(How::default()).expect("compared");
+        assert_eq!(summary.differences, []);
+    }
+
+    /// A tree with one of everything an ordinary user can make.
+    fn filled() -> Self {
+        let trees = Self::new();
+        for dir in ["d", "d/e", "links"] {
+            trees.mkdir(dir);
+        }
+        put(&trees.p("d/file"), &[7; 100_000], 0);
+        put(&trees.p("d/e/empty"), b"", 0);
+        put(&trees.p("links/a"), b"linked", 0);
+        for name in ["links/b", "d/e/c"] {
+            rustix::fs::link(trees.p("links/a"), trees.p(name)).expect("link");
+        }
+        symlink("../nowhere", trees.p("links/sym")).expect("symlink");
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, trees.p("fifo"), fifo, Mode::RUSR, 0).expect("mknod");
+        set_mtime(&trees.p("d/file"), -7, 999_999_999);
+        set_mtime(&trees.p("links/sym"), -2_000_000_000, 1);
+        set_mtime(&trees.p("d"), 3, 4);
+        trees
+    }
+}
+
+#[test]
+fn an_empty_replica_becomes_equal_and_stays_so() {
+    let trees = Trees::filled();
+    let summary = trees.repair();
+    assert_eq!(
+        (summary.entries, summary.losses_total, summary.removed),
+        (10, 0, 0)
+    );
+    trees.assert_equal();
+    let inode = |path| {
+        std::fs::symlink_metadata(trees.r(path))
+            .expect("stat")
+            .ino()
+    };
+    assert!(inode("links/a") == inode("links/b") && inode("links/a") == inode("d/e/c"));
+    let again = trees.repair();
+    assert_eq!(
+        (again.created, again.repaired, again.differences_total),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn only_differing_blocks_are_written() {
+    let trees = Trees::new();
+    put(&trees.p("big"), &vec![1; 3 << 20], 0);
+    trees.repair();
+    let inode = std::fs::metadata(trees.r("big")).expect("stat").ino();
+    put(&trees.r("big"), b"x", 2_500_000);
+    put(&trees.r("big"), b"x", 10_000);
+    let summary = trees.run(How::default()).expect("compared");
+    let data = summary
+        .differences
+        .iter()
+        .find(|d| d.kind == Kind::Data)
+        .expect("found");
+    assert_eq!(
+        (data.offset, &*data.detail),
+        (Some(8192), "8.0 KiB differ at 8192")
+    );
+    assert_eq!(trees.repair().bytes_repaired, 8192);
+    assert_eq!(
+        std::fs::metadata(trees.r("big")).expect("stat").ino(),
+        inode
+    );
+    trees.assert_equal();
+    // Longer and shorter.
+    put(&trees.r("big"), b"tail", 4 << 20);
+    trees.repair();
+    trees.assert_equal();
+    rustix::fs::truncate(trees.r("big"), 5000);
+    trees.repair();
+    trees.assert_equal();
+}
+
+/// `truncate(2)` by path, which rustix leaves out.
+mod rustix {
+    pub(super) use ::rustix::*;
+    pub(super) mod fs {
+        pub(in super::super) use ::rustix::fs::*;
+        pub(in super::super) fn truncate(path: std::path::PathBuf, size: u64) {
+            let fd = open(path, OFlags::WRONLY, Mode::empty()).expect("open");
+            ftruncate(fd, size).expect("truncate");
+        }
+    }
+}
+
+#[test]
+fn holes_stay_holes_and_data_stays_data() {
+    let trees = Trees::new();
+    put(&trees.p("sparse"), &[1; 4096], 1 << 20);
+    put(&trees.p("sparse"), b"end", 5 << 30);
+    put(&trees.p("zeros"), &vec![0; 1 << 20], 0);
+    rustix::fs::truncate(trees.p("zeros"), 2 << 20);
+    trees.repair();
+    trees.assert_equal();
+    let blocks = std::fs::metadata(trees.r("sparse")).expect("stat").blocks();
+    assert!(blocks < 100, "{blocks} blocks");
+    // Data where the primary has a hole, and a hole where it has (zero) data.
+    put(&trees.r("sparse"), &vec![0; 1 << 20], 2 << 30);
+    let fd = rustix::fs::open(trees.r("zeros"), OFlags::RDWR, Mode::empty()).expect("open");
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(&fd, punch, 8192, 65_536) {
+        Err(Errno::OPNOTSUPP) => return eprintln!("skipped: no holes can be punched here"),
+        done => done.expect("punched"),
+    }
+    let summary = trees.run(How::default()).expect("compared");
+    let holes = summary
+        .differences
+        .iter()
+        .filter(|d| d.detail == "holes differ");
+    assert_eq!(holes.count(), 2);
+    trees.repair();
+    trees.assert_equal();
+}
+
+#[test]
+fn every_kind_of_damage_is_found_and_repaired() {
+    let trees = Trees::filled();
+    trees.repair();
+    let user = c"user.mirrorfs-test";
+    let broken: [(&str, &dyn Fn()); 13] = [
+        ("mode", &|| {
+            rustix::fs::chmod(trees.r("d/file"), Mode::RWXU).expect("chmod");
+        }),
+        ("mtime", &|| set_mtime(&trees.r("d/file"), -7, 999_999_998)),
+        ("dir mtime", &|| set_mtime(&trees.r("links"), 1, 1)),
+        ("symlink mtime", &|| set_mtime(&trees.r("links/sym"), 1, 1)),
+        ("root mode", &|| {
+            rustix::fs::chmod(trees.r(""), Mode::from(0o711)).expect("chmod");
+        }),
+        ("xattr", &|| {
+            rustix::fs::setxattr(trees.r("d"), user, b"1", XattrFlags::empty()).expect("xattr");
+        }),
+        ("extra tree", &|| {
+            rustix::fs::mkdir(trees.r("extra"), Mode::RWXU).expect("mkdir");
+            put(&trees.r("extra/x"), b"x", 0);
+        }),
+        ("missing", &|| {
+            rustix::fs::unlink(trees.r("d/e/empty")).expect("unlink");
+        }),
+        ("wrong type", &|| {
+            rustix::fs::unlink(trees.r("fifo")).expect("unlink");
+            rustix::fs::mkdir(trees.r("fifo"), Mode::RWXU).expect("mkdir");
+            put(&trees.r("fifo/x"), b"x", 0);
+        }),
+        ("symlink target", &|| {
+            rustix::fs::unlink(trees.r("links/sym")).expect("unlink");
+            symlink("elsewhere", trees.r("links/sym")).expect("symlink");
+        }),
+        ("link broken", &|| {
+            rustix::fs::unlink(trees.r("links/b")).expect("unlink");
+            put(&trees.r("links/b"), b"linked", 0);
+        }),
+        // Replaced under its first name, and linked anew under the others.
+        ("one inode of three names", &|| {
+            rustix::fs::chmod(trees.r("links/b"), Mode::RWXU).expect("chmod");
+        }),
+        ("link too many", &|| {
+            rustix::fs::unlink(trees.r("d/e/empty")).expect("unlink");
+            rustix::fs::link(trees.r("links/a"), trees.r("d/e/empty")).expect("link");
+        }),
+    ];
+    for (story, damage) in broken {
+        damage();
+        let found = trees.run(How::default()).expect("compared");
+        assert!(found.differences_total > 0, "{story}");
+        trees.repair();
+        let left = trees.run(How::default()).expect("compared");
+        assert_eq!(left.differences, [], "{story}");
+    }
+}
+
+/// A replica made with `cp -al` holds the primary's own inodes: repairing in place would write
+/// the primary.
+#[test]
+fn the_primary_is_never_written_through_a_shared_inode() {
+    let trees = Trees::new();
+    put(&trees.p("one"), b"one", 0);
+    put(&trees.p("two"), b"two", 0);
+    rustix::fs::link(trees.p("one"), trees.r("one")).expect("link");
+    rustix::fs::link(trees.p("one"), trees.r("two")).expect("link");
+    trees.repair();
+    trees.assert_equal();
+    let inode = |path: PathBuf| std::fs::metadata(path).expect("stat").ino();
+    assert_ne!(inode(trees.p("one")), inode(trees.r("one")));
+    for name in ["one", "two"] {
+        assert_eq!(std::fs::read_to_string(trees.p(name)).expect("read"), name);
+        assert_eq!(std::fs::read_to_string(trees.r(name)).expect("read"), name);
+    }
+}
+
+#[test]
+fn no_more_is_deleted_than_allowed() {
+    let trees = Trees::new();
+    for name in ["a", "b", "c"] {
+        put(&trees.r(name), b"", 0);
+    }
+    let how = How {
+        repair: true,
+        deletions_max: Some(2),
+        ..How::default()
+    };
+    let failure = trees.run(how).expect_err("stopped");
+    assert_eq!(
+        (failure.errno, &*failure.path),
+        (Errno::CANCELED, &b"c"[..])
+    );
+    assert!(trees.r("c").exists());
+}
+
+#[test]
+fn a_set_switch_stops_it() {
+    let trees = Trees::filled();
+    let stop = Some(Arc::new(AtomicBool::new(true)));
+    let failure = trees
+        .run(How {
+            stop,
+            ..How::default()
+        })
+        .expect_err("stopped");
+    assert_eq!(failure.errno, Errno::INTR);
+}
+
+/// What only root can make: owners, devices, capabilities, flags, trusted xattrs.
+#[test]
+fn what_only_root_can_make() {
+    if !::rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: needs root");
+    }
+    let trees = Trees::filled();
+    let path = trees.p("d/file");
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(1000),
+        rustix::fs::Gid::from_raw(50),
+    );
+    rustix::fs::chown(&path, Some(uid), Some(gid)).expect("chown");
+    rustix::fs::chmod(&path, Mode::from(0o6755)).expect("chmod");
+    let caps = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let plain = XattrFlags::empty();
+    rustix::fs::setxattr(&path, c"security.capability", &caps, plain).expect("caps");
+    rustix::fs::lsetxattr(trees.p("links/sym"), c"trusted.t", b"\0", plain).expect("xattr");
+    // A default ACL (user::rwx user:33:r-x group::--- mask::r-x other::---) that everything made
+    // below it on the replica inherits before it is told otherwise.
+    let acl: Vec<u8> = [[2, 0, 0, 0].as_slice()]
+        .into_iter()
+        .chain(
+            [
+                (1u8, 7u8, None),
+                (2, 5, Some(33u8)),
+                (4, 0, None),
+                (16, 5, None),
+                (32, 0, None),
+            ]
+            .iter()
+            .map(|&(tag, perm, id)| -> &[u8] {
+                let id = id.map_or([0xff; 4], |id| [id, 0, 0, 0]);
+                vec![tag, 0, perm, 0, id[0], id[1], id[2], id[3]].leak()
+            }),
+        )
+        .flatten()
+        .copied()
+        .collect();
+    rustix::fs::setxattr(trees.p("d"), c"system.posix_acl_default", &acl, plain).expect("acl");
+    let device = rustix::fs::FileType::CharacterDevice;
+    let null = rustix::fs::makedev(1, 3);
+    rustix::fs::mknodat(rustix::fs::CWD, trees.p("null"), device, Mode::RUSR, null).expect("mknod");
+    let chattr = |what: &str, path: PathBuf| {
+        Command::new("chattr")
+            .arg(what)
+            .arg(path)
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let flagged = chattr("+i", trees.p("links/a"))
+        && chattr("+a", trees.p("d/e/empty"))
+        && chattr("+i", trees.p("links"));
+    let summary = trees.repair();
+    assert_eq!(summary.losses, []);
+    trees.assert_equal();
+    // Damage that a locked directory and a locked file do not shield from repair.
+    chattr("-i", trees.r("links"));
+    put(&trees.r("links/extra"), b"", 0);
+    chattr("+i", trees.r("links/extra"));
+    chattr("+i", trees.r("links"));
+    trees.repair();
+    trees.assert_equal();
+    for root in [trees.p(""), trees.r("")] {
+        for name in ["links", "links/a", "d/e/empty"] {
+            let undone = chattr("-ia", root.join(name));
+            assert!(undone || !flagged);
+        }
+    }
+}

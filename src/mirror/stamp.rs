@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: MIT
+//! The stamp on its root: an xattr, or a file where there are none; and the lock on a root.
+//!
+//! Written durably or not at all. On a read both places and both namespaces are looked at, so that
+//! root finds what an ordinary user wrote and the other way round; the newest whole stamp counts
+//! only if no other one is damaged.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
+
+use super::identity::{ReadError, Role, Stamp};
+use crate::store::name::Name;
+use crate::store::stat::Stat;
+use crate::store::walk;
+use crate::sys::{Errno, Result, at, creds};
+
+const TRUSTED: &CStr = c"trusted.mirrorfs.stamp";
+const USER: &CStr = c"user.mirrorfs.stamp";
+const FILE: &CStr = c".mirrorfs-stamp";
+const TEMPORARY: &CStr = c".mirrorfs-stamp.new";
+/// No stamp we write is anywhere near this.
+const SIZE_MAX: usize = 64 * 1024;
+
+/// Whether a name in a root is the stamp's: never listed, compared, copied or removed.
+#[must_use]
+pub fn is_ours(name: &Name) -> bool {
+    matches!(name.as_c_str(), c_name if c_name == FILE || c_name == TEMPORARY)
+}
+
+/// Whether an xattr of a root is the stamp's: hidden from the mount.
+#[must_use]
+pub fn is_our_xattr(name: &CStr) -> bool {
+    name == TRUSTED || name == USER
+}
+
+/// The stamp of a root, if it has one.
+///
+/// # Errors
+/// [`ReadError::Corrupt`] when any of the places holds something that is no stamp.
+pub fn read(root: BorrowedFd<'_>) -> std::result::Result<Option<Stamp>, ReadError> {
+    let mut newest: Option<Stamp> = None;
+    for found in [
+        read_xattr(root, TRUSTED)?,
+        read_xattr(root, USER)?,
+        read_file(root)?,
+    ] {
+        let Some(bytes) = found else { continue };
+        let stamp = Stamp::parse(&bytes).map_err(ReadError::Corrupt)?;
+        let age = |stamp: &Stamp| (stamp.session, stamp.epoch(), stamp.written);
+        if newest.as_ref().is_none_or(|kept| age(kept) < age(&stamp)) {
+            newest = Some(stamp);
+        }
+    }
+    Ok(newest)
+}
+
+fn read_xattr(root: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+    match at::get_xattr_vec(root, name) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn read_file(root: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = match walk::open_quietly(root, FILE, flags) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = vec![0; SIZE_MAX];
+    let mut len = 0;
+    while len < SIZE_MAX {
+        match rustix::io::read(&fd, &mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    bytes.truncate(len);
+    Ok(Some(bytes))
+}
+
+/// Where a root carries its stamp. Both roots use the same place, or they would not be equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// An xattr: the rule.
+    #[default]
+    Xattr,
+    /// A file: where one of the two file systems cannot hold the xattr.
+    File,
+}
+
+/// Puts a stamp on a root, durably, in `place` or, if that is not possible, in a later one.
+///
+/// `role` counts only where the identities do not tell.
+///
+/// # Errors
+/// The first call that failed; the stamp on the root is then the old one or the new one, whole.
+pub fn write(root: BorrowedFd<'_>, stamp: &Stamp, role: Role, place: Place) -> Result<Place> {
+    let bytes = stamp.for_role(role).encode();
+    let (ours, other) = if creds::privileged() {
+        (TRUSTED, USER)
+    } else {
+        (USER, TRUSTED)
+    };
+    let set = match place {
+        Place::Xattr => at::set_xattr(root, ours, &bytes, 0),
+        Place::File => Err(Errno::OPNOTSUPP),
+    };
+    let place = match set {
+        Ok(()) => {
+            match rustix::fs::unlinkat(root, FILE, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+            Place::Xattr
+        }
+        // No xattrs here, or not in this namespace, or not so large.
+        Err(Errno::OPNOTSUPP | Errno::PERM | Errno::TOOBIG | Errno::RANGE | Errno::NOSPC) => {
+            write_file(root, &bytes, stamp.written)?;
+            forget(root, ours)?;
+            Place::File
+        }
+        Err(errno) => return Err(errno),
+    };
+    forget(root, other)?;
+    rustix::fs::fsync(root)?;
+    Ok(place)
+}
+
+/// Removes what an earlier session left in a place that is not used now.
+fn forget(root: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match at::remove_xattr(root, name) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The fallback. The root keeps its times, and the file gets the stamp's: equal on both copies.
+fn write_file(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
+    let before = Stat::of(root)?;
+    match rustix::fs::unlinkat(root, TEMPORARY, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let fd = walk::open(root, TEMPORARY, flags, 0o600)?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::io::write(&fd, rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    let stamped = Timespec {
+        tv_sec: written,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: stamped,
+        last_modification: stamped,
+    };
+    at::utimens(fd.as_fd(), &times)?;
+    rustix::fs::fsync(&fd)?;
+    rustix::fs::renameat(root, TEMPORARY, root, FILE)?;
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: before.mtime.into(),
+    };
+    at::utimens(root, &times)
+}
+
+/// The exclusive lock on a root, held as long as this lives.
+#[derive(Debug)]
+pub struct Lock {
+    /// A description of our own: the lock belongs to it.
+    fd: OwnedFd,
+}
+
+impl Lock {
+    /// Takes the lock, or says that another daemon has it.
+    ///
+    /// # Errors
+    /// `EWOULDBLOCK` when it is taken. A file system without locks is tolerated.
+    pub fn take(root: BorrowedFd<'_>) -> Result<Self> {
+        let fd = walk::reopen(root)?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            // NFS wants a descriptor open for writing, which no directory has.
+            Ok(())
+            | Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS | Errno::INVAL) => {
+                Ok(Self { fd })
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The root it is on.
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::{Corrupt, Epoch, Life, MirrorId, RootIdentity, Verdict};
+    use super::*;
+    use rustix::fs::Mode;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fd = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).expect("open");
+        (dir, fd)
+    }
+
+    fn stamp(fd: BorrowedFd<'_>) -> Stamp {
+        let identity = RootIdentity::of(fd).expect("identity");
+        Stamp {
+            id: MirrorId(5),
+            history: vec![Epoch {
+                number: 1,
+                began: 2,
+            }],
+            session: 1,
+            life: Life::Clean,
+            verdict: Verdict::InSync,
+            lacks: Default::default(),
+            primary: identity,
+            replicas: Vec::new(),
+            role: None,
+            primary_path: b"/a".to_vec(),
+            replica_path: b"/b".to_vec(),
+            written: 1_795_183_331,
+        }
+    }
+
+    #[test]
+    fn a_stamp_is_found_again_and_replaced() {
+        let (_dir, fd) = root();
+        assert_eq!(read(fd.as_fd()), Ok(None));
+        let mut first = stamp(fd.as_fd());
+        write(fd.as_fd(), &first, Role::Primary, Place::Xattr).expect("write");
+        assert_eq!(read(fd.as_fd()), Ok(Some(first.clone())));
+        first.session = 2;
+        write(fd.as_fd(), &first, Role::Primary, Place::Xattr).expect("write");
+        assert_eq!(read(fd.as_fd()), Ok(Some(first)));
+    }
+
+    #[test]
+    fn the_fallback_file_keeps_the_roots_times() {
+        let (_dir, fd) = root();
+        let stamp = stamp(fd.as_fd());
+        let before = Stat::of(fd.as_fd()).expect("stat").mtime;
+        write_file(fd.as_fd(), &stamp.encode(), stamp.written).expect("write");
+        assert_eq!(Stat::of(fd.as_fd()).expect("stat").mtime, before);
+        let file = Stat::of_name(fd.as_fd(), FILE).expect("stat");
+        assert_eq!(
+            (file.permissions(), file.mtime.seconds),
+            (0o600, stamp.written)
+        );
+        assert_eq!(read(fd.as_fd()), Ok(Some(stamp)));
+        assert_eq!(walk::is_empty(fd.as_fd(), is_ours), Ok(true));
+    }
+
+    #[test]
+    fn both_places_are_never_used_at_once() {
+        let (_dir, fd) = root();
+        let mut stamp = stamp(fd.as_fd());
+        for place in [Place::File, Place::Xattr, Place::File] {
+            stamp.session += 1;
+            let used = write(fd.as_fd(), &stamp, Role::Primary, place).expect("write");
+            let file = Stat::of_name(fd.as_fd(), FILE).is_ok();
+            assert_eq!(file, used == Place::File);
+            let ours = at::xattr_names(fd.as_fd()).expect("names");
+            assert_eq!(
+                ours.iter().any(|name| is_our_xattr(name)),
+                used == Place::Xattr
+            );
+            assert_eq!(read(fd.as_fd()), Ok(Some(stamp.clone())));
+        }
+    }
+
+    #[test]
+    fn half_a_stamp_is_damage_not_absence() {
+        let (_dir, fd) = root();
+        let bytes = stamp(fd.as_fd()).encode();
+        write_file(fd.as_fd(), &bytes[..bytes.len() / 2], 0).expect("write");
+        assert_eq!(read(fd.as_fd()), Err(ReadError::Corrupt(Corrupt::Damaged)));
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_gone() {
+        let (_dir, fd) = root();
+        let lock = Lock::take(fd.as_fd()).expect("lock");
+        assert_eq!(
+            Lock::take(fd.as_fd()).expect_err("taken"),
+            Errno::WOULDBLOCK
+        );
+        drop(lock);
+        Lock::take(fd.as_fd()).expect("free again");
+    }
+}
