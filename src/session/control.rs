@@ -88,7 +88,7 @@ pub(super) trait Handler: Send + Sync {
 /// The listening end; the socket's name goes away with it.
 #[derive(Debug)]
 pub(super) struct Server {
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Server {

@@ -2,6 +2,7 @@
 //! Serving a mount: from the made file system to the last word.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::notify::notify;
 use super::refusal::{Kind, Refusal};
 use super::signals::{Signals, Wish};
 use crate::mirror::report::Report;
+use crate::sys::files;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Events that wait to be decided on; a sender beyond that waits.
@@ -77,7 +79,8 @@ pub fn serve<F: fuser::Filesystem>(
     if let Err(e) = &server {
         tracing::warn!("no control socket, so no status and no umount command: {e}");
     }
-    listen_to_signals(signals, &live);
+    let socket = server.as_ref().ok().map(|server| server.path.clone());
+    listen_to_signals(signals, &live, socket);
     if let Err(e) = rustix::process::chdir("/") {
         tracing::debug!("cannot leave the working directory: {e}");
     }
@@ -168,7 +171,7 @@ fn await_handshake(arriving: &Receiver<Event>, timeout: Duration) -> Result<(), 
     }
 }
 
-fn listen_to_signals(signals: &Signals, live: &Arc<Live>) {
+fn listen_to_signals(signals: &Signals, live: &Arc<Live>, socket: Option<PathBuf>) {
     let live = Arc::clone(live);
     signals.listen(Box::new(move |wish| {
         match wish {
@@ -178,6 +181,7 @@ fn listen_to_signals(signals: &Signals, live: &Arc<Live>) {
             Wish::StopNow => {
                 tracing::warn!("stopping at once: the next mount compares");
                 _ = live.mounted.unmount(true).is_ok();
+                drop(socket.as_deref().map(files::remove_socket));
                 std::process::exit(EXIT_INTERRUPTED);
             }
         }
