@@ -82,7 +82,7 @@ fn ask(mount: &Mount) -> Result<Report, Refusal> {
     let silent = || {
         Refusal::refused(format!("the daemon of {place} does not answer."))
             .next("Is it stopped, or waiting for a disk? See the log.")
-            .id("MF-0027")
+            .id("MF-0047")
     };
     if let Ok(client) = Client::connect(mount) {
         return client.report().map_err(|_| silent());
@@ -94,9 +94,9 @@ fn ask(mount: &Mount) -> Result<Report, Refusal> {
         .next(format!(
             "Unmount it, then mount again: mirrorfs umount {place}"
         ))
-        .id("MF-0027"),
+        .id("MF-0047"),
         Some(false) => unreachable(mount),
-        None => Refusal::refused(format!("the daemon of {place} does not answer.")).id("MF-0027"),
+        None => Refusal::refused(format!("the daemon of {place} does not answer.")).id("MF-0047"),
     })
 }
 
@@ -107,7 +107,7 @@ pub(super) fn unreachable(mount: &Mount) -> Refusal {
     if me.is_root() || mount.user_id() == Some(me.as_raw()) {
         return Refusal::refused(format!("the daemon of {place} has no control socket."))
             .next(format!("To unmount it all the same: umount {place}"))
-            .id("MF-0027");
+            .id("MF-0047");
     }
     Refusal::usage(format!("the daemon of {place} cannot be reached by you."))
         .next("Try again as root, or as the user who mounted it.")

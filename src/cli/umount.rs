@@ -108,7 +108,7 @@ fn without_daemon(mount: &Mount) -> Result<(), Refusal> {
             unmount_corpse(&mount.target)?;
             complain(&format!(
                 "{place} is unmounted, but its daemon had ended before: the copies must be \
-                 compared at the next mount  [MF-0027]"
+                 compared at the next mount  [MF-0047]"
             ));
             Ok(())
         }
@@ -117,7 +117,7 @@ fn without_daemon(mount: &Mount) -> Result<(), Refusal> {
             .next(format!(
                 "If it hangs for good, end it, and: umount -l {place}"
             ))
-            .id("MF-0027")),
+            .id("MF-0047")),
     }
 }
 
@@ -132,7 +132,7 @@ fn explained(no: Refusal, mount: &Mount) -> Refusal {
     .next(format!(
         "To hide it at once:     mirrorfs umount --lazy {place}"
     ))
-    .id("MF-0026")
+    .id("MF-0046")
 }
 
 fn too_late(mount: &Mount) -> Refusal {
@@ -142,7 +142,7 @@ fn too_late(mount: &Mount) -> Refusal {
             mount.target.display()
         ))
         .next("To wait longer:         --timeout 1h")
-        .id("MF-0028")
+        .id("MF-0048")
 }
 
 /// Waits until the process behind `pidfd` has ended.

@@ -29,7 +29,7 @@ pub(super) fn trees(config: &MountConfig, mounts: &[Mount]) -> Result<(), Refusa
             "PRIMARY {shown} is in a mirrorfs mount itself."
         ))
         .next("Name the directory behind that mount (its SOURCE in findmnt), or unmount it first.")
-        .id("MF-0023"));
+        .id("MF-0043"));
     }
     match (mountpoint.to(&primary), primary.to(&mountpoint)) {
         (Relation::Inside, _) => {
@@ -85,7 +85,7 @@ fn spot(path: &Path, mounts: &[Mount]) -> Result<Spot, Refusal> {
 fn waits(why: String) -> Refusal {
     Refusal::refused(format!("{why}: the mirror would wait for itself."))
         .next("Choose directories of which neither contains the other.")
-        .id("MF-0022")
+        .id("MF-0042")
 }
 
 fn copies(replica: &Spot, primary: &Spot, name: &str, shown: &str) -> Result<(), Refusal> {
@@ -94,17 +94,17 @@ fn copies(replica: &Spot, primary: &Spot, name: &str, shown: &str) -> Result<(),
             "the replica {name} is the same directory as PRIMARY {shown}."
         ))
         .next("A copy of itself is no copy: name a directory on another disk.")
-        .id("MF-0020"),
+        .id("MF-0040"),
         (Relation::Inside, _) => Refusal::refused(format!(
             "the replica {name} is inside PRIMARY {shown}: it would contain itself."
         ))
         .next("Name a directory outside the primary, best on another disk.")
-        .id("MF-0021"),
+        .id("MF-0041"),
         (_, Relation::Inside) => Refusal::refused(format!(
             "PRIMARY {shown} is inside the replica {name}: the copy would contain the original."
         ))
         .next("Name a directory that holds nothing else, best on another disk.")
-        .id("MF-0021"),
+        .id("MF-0041"),
         _ => return Ok(()),
     };
     Err(refusal)
@@ -141,7 +141,7 @@ fn nothing_below(config: &MountConfig, tree: &Path, mounts: &[Mount]) -> Result<
         tree.display()
     ))
     .next("Unmount it, or leave what is mounted below out of the mirror: --one-file-system")
-    .id("MF-0024"))
+    .id("MF-0044"))
 }
 
 /// The state directory and the log must stay reachable without asking ourselves.

@@ -97,7 +97,7 @@ fn run(arrange: impl Fn(&mut Command)) -> Result<std::process::Child, Refusal> {
     Err(
         Refusal::system("fusermount3 was not found; an ordinary user cannot mount without it.")
             .next("Install the package fuse3, or mount as root.")
-            .id("MF-0030"),
+            .id("MF-0050"),
     )
 }
 
@@ -159,7 +159,7 @@ fn explain(said: &str) -> Refusal {
     if said.contains("/dev/fuse") {
         return Refusal::system(why)
             .next("Ask root to let users open /dev/fuse (mode 0666).")
-            .id("MF-0029");
+            .id("MF-0049");
     }
     // "Permission denied", "Operation not permitted", "user has no write access to".
     if said.contains("ermi") || said.contains("no write access") {

@@ -196,7 +196,7 @@ fn open_device() -> Result<OwnedFd, Refusal> {
     rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Refusal::system(format!("cannot open /dev/fuse: {}.", errno_text(&e.into())))
             .next("Is FUSE there? Try: modprobe fuse (in a container: --device /dev/fuse)")
-            .id("MF-0029")
+            .id("MF-0049")
     })
 }
 
@@ -366,7 +366,7 @@ pub(super) fn clear_dead(typed: &Path) -> Result<Vec<String>, Refusal> {
                 return Err(Refusal::refused("a mirror is mounted there already.")
                     .next(format!("See it:      mirrorfs status {place}"))
                     .next(format!("Unmount it:  mirrorfs umount {place}"))
-                    .id("MF-0025"));
+                    .id("MF-0045"));
             }
             None => {
                 return Err(
@@ -374,7 +374,7 @@ pub(super) fn clear_dead(typed: &Path) -> Result<Vec<String>, Refusal> {
                         .next(format!(
                             "If its daemon hangs, end it and: umount -l {place}"
                         ))
-                        .id("MF-0025"),
+                        .id("MF-0045"),
                 );
             }
         }
