@@ -9,7 +9,6 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
@@ -24,6 +23,13 @@ use super::resync::{self, How, Lacks, Summary};
 use super::stamp::{self, Lock, Place};
 use crate::store::walk;
 use crate::sys::{Errno, clock, random};
+
+pub use attached::Attached;
+use attached::{State, at_root};
+
+mod attached;
+#[cfg(test)]
+mod tests;
 
 /// What to do when the replica's file system cannot hold some metadata.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,32 +76,6 @@ impl From<Refusal> for AttachError {
             summary: None,
         }
     }
-}
-
-/// Two roots, locked, with open stamps: the right to serve. Dropping it leaves the stamps open.
-#[derive(Debug)]
-pub struct Attached {
-    /// Which mirror.
-    pub id: MirrorId,
-    /// Which of its mounts this is.
-    pub session: u64,
-    /// Why it runs on the primary alone, if it does from the start.
-    pub degraded: Option<Refusal>,
-    /// What seeding, comparing or repairing found and did.
-    pub summary: Option<Box<Summary>>,
-    primary: Lock,
-    replica: Option<Arc<Lock>>,
-    /// Held while a stamp is written: who acknowledges a write of the new epoch must wait for it.
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    stamp: Stamp,
-    place: Place,
-    in_sync: bool,
-    /// Tries the replica's stamp; it may hang as long as the replica does.
-    messenger: Option<JoinHandle<()>>,
 }
 
 /// Attaches two roots. `replica` is the errno when its directory could not be opened.
@@ -512,108 +492,3 @@ impl Attempt<'_> {
         refusal
     }
 }
-
-fn at_root(copy: Copy, call: &'static str, errno: Errno) -> Failure {
-    Failure {
-        copy,
-        path: Vec::new(),
-        call,
-        errno,
-    }
-}
-
-impl Attached {
-    /// The present epoch.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.state.lock().stamp.epoch()
-    }
-
-    /// Whether both copies are good.
-    #[must_use]
-    pub fn is_in_sync(&self) -> bool {
-        self.state.lock().in_sync
-    }
-
-    /// What this mirror does without.
-    #[must_use]
-    pub fn lacks(&self) -> Lacks {
-        self.state.lock().stamp.lacks
-    }
-
-    /// Records durably that the primary goes on alone; until this returns, no write may be
-    /// acknowledged that the replica lacks. The second time it does nothing.
-    ///
-    /// The replica is told too, by a thread of its own: it may be the one that hangs.
-    ///
-    /// # Errors
-    /// The primary's stamp could not be written: nothing on disk may say yet that the replica is
-    /// out of date.
-    pub fn mark_degraded(&self, errno: Option<Errno>, reason: &str) -> Result<(), Failure> {
-        let mut state = self.state.lock();
-        if !state.in_sync {
-            return Ok(());
-        }
-        let mut stamp = state.stamp.clone();
-        stamp.written = clock::now().tv_sec;
-        stamp.verdict = Verdict::Doubt {
-            reason: identity::clipped(reason),
-            errno: errno.map_or(0, Errno::raw_os_error),
-        };
-        // The replica's stamp stays in the old epoch: its history remains a prefix, "stale".
-        let for_replica = stamp.clone();
-        stamp.next_epoch(stamp.written);
-        if let Some(replica) = self.replica.clone() {
-            let place = state.place;
-            let tell = move || {
-                // If it fails, the primary's stamp alone has to say it.
-                let _refused = stamp::write(replica.root(), &for_replica, Role::Replica, place);
-            };
-            let thread = std::thread::Builder::new().name("stamp".to_owned());
-            state.messenger = thread.spawn(tell).ok();
-        }
-        stamp::write(self.primary.root(), &stamp, Role::Primary, state.place)
-            .map_err(|errno| at_root(Copy::Primary, "setxattr", errno))?;
-        state.stamp = stamp;
-        state.in_sync = false;
-        Ok(())
-    }
-
-    /// Ends the session in order: everything durable first, then `clean`, primary before replica.
-    ///
-    /// # Errors
-    /// The copy and call that failed. Stamps that could not be written stay open, so that the next
-    /// mount compares. A replica that cannot be made durable is recorded as failed first.
-    pub fn close_clean(&self) -> Result<(), Failure> {
-        let failed = |copy, call| move |errno| at_root(copy, call, errno);
-        let replica = self.replica.as_ref().filter(|_| self.is_in_sync());
-        let synced = replica.map_or(Ok(()), |replica| {
-            rustix::fs::syncfs(replica.root()).map_err(failed(Copy::Replica, "syncfs"))
-        });
-        if let Err(failure) = &synced {
-            self.mark_degraded(Some(failure.errno), &Named(failure.errno).to_string())?;
-        }
-        rustix::fs::syncfs(self.primary.root()).map_err(failed(Copy::Primary, "syncfs"))?;
-        let mut state = self.state.lock();
-        state.stamp.life = Life::Clean;
-        state.stamp.written = clock::now().tv_sec;
-        stamp::write(
-            self.primary.root(),
-            &state.stamp,
-            Role::Primary,
-            state.place,
-        )
-        .map_err(failed(Copy::Primary, "setxattr"))?;
-        synced?;
-        if state.in_sync
-            && let Some(replica) = &self.replica
-        {
-            stamp::write(replica.root(), &state.stamp, Role::Replica, state.place)
-                .map_err(failed(Copy::Replica, "setxattr"))?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests;

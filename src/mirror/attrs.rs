@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{FileType, Timespec, Timestamps};
 
 use super::content::{On, Trouble};
-use super::failure::{Copy, show_path};
+use super::failure::{Copy, Named, show_path};
 use crate::store::stat::{Stat, Time};
 use crate::store::walk::LOCKS;
 use crate::sys::{Errno, at, clock, creds};
@@ -252,7 +252,7 @@ impl Attrs {
             match at::chmod(fd, self.stat.permissions()) {
                 Err(errno @ (Errno::PERM | Errno::OPNOTSUPP)) => {
                     let mode = self.stat.permissions();
-                    note(Lack::Mode, format!("mode {mode:04o}: {errno}"));
+                    note(Lack::Mode, format!("mode {mode:04o}: {}", Named(errno)));
                 }
                 done => done.on(Copy::Replica, "fchmodat2")?,
             }
@@ -267,7 +267,10 @@ impl Attrs {
         {
             let flags = have.flags.unwrap_or(0) & !LOCKS | self.locks();
             if let Err(errno) = at::set_flags(fd, flags) {
-                note(Lack::Flags, format!("immutable or append-only: {errno}"));
+                note(
+                    Lack::Flags,
+                    format!("immutable or append-only: {}", Named(errno)),
+                );
             }
         }
         // Some file systems round or ignore what they are told and report success.
@@ -304,7 +307,7 @@ impl Attrs {
                     let _refused = at::chown(fd, None, Some(want.gid));
                 }
                 let (uid, gid) = (want.uid, want.gid);
-                note(Lack::Owner, format!("owner {uid}:{gid}: {errno}"));
+                note(Lack::Owner, format!("owner {uid}:{gid}: {}", Named(errno)));
             }
             done => done.on(Copy::Replica, "fchownat")?,
         }
@@ -329,7 +332,7 @@ impl Attrs {
                     let name = show_path(name.to_bytes());
                     note(
                         Lack::Xattr,
-                        format!("xattr {name} cannot be removed: {errno}"),
+                        format!("xattr {name} cannot be removed: {}", Named(errno)),
                     );
                 }
                 Err(errno) => return Err(errno).on(Copy::Replica, "removexattr"),
@@ -357,7 +360,7 @@ impl Attrs {
                     | Errno::TOOBIG
                     | Errno::RANGE
                     | Errno::INVAL),
-                ) => note(Lack::Xattr, format!("{}: {errno}", shown())),
+                ) => note(Lack::Xattr, format!("{}: {}", shown(), Named(errno))),
                 // ext4 says ENOSPC for more than fits one inode, however empty the disk is.
                 Err(Errno::NOSPC) if has_room(fd) => {
                     note(
@@ -395,7 +398,7 @@ impl Attrs {
             }
             match at::set_flags(fd, now ^ bit) {
                 Ok(()) => now ^= bit,
-                Err(errno) => note(Lack::Flags, format!("flag {bit:#x}: {errno}")),
+                Err(errno) => note(Lack::Flags, format!("flag {bit:#x}: {}", Named(errno))),
             }
         }
         have.flags = Some(now);

@@ -102,6 +102,7 @@ pub enum Place {
 /// The first call that failed; the stamp on the root is then the old one or the new one, whole.
 pub fn write(root: BorrowedFd<'_>, stamp: &Stamp, role: Role, place: Place) -> Result<Place> {
     let bytes = stamp.for_role(role).encode();
+    let before = Stat::of(root)?;
     let (ours, other) = if creds::privileged() {
         (TRUSTED, USER)
     } else {
@@ -128,6 +129,7 @@ pub fn write(root: BorrowedFd<'_>, stamp: &Stamp, role: Role, place: Place) -> R
         Err(errno) => return Err(errno),
     };
     forget(root, other)?;
+    keep_mtime(root, &before)?;
     rustix::fs::fsync(root)?;
     Ok(place)
 }
@@ -140,9 +142,8 @@ fn forget(root: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     }
 }
 
-/// The fallback. The root keeps its times, and the file gets the stamp's: equal on both copies.
+/// The fallback. The file gets the stamp's time: equal on both copies.
 fn write_file(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
-    let before = Stat::of(root)?;
     match rustix::fs::unlinkat(root, TEMPORARY, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
@@ -167,7 +168,14 @@ fn write_file(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
     };
     at::utimens(fd.as_fd(), &times)?;
     rustix::fs::fsync(&fd)?;
-    rustix::fs::renameat(root, TEMPORARY, root, FILE)?;
+    rustix::fs::renameat(root, TEMPORARY, root, FILE)
+}
+
+/// A stamp file comes and goes; the root's mtime is not ours to change.
+fn keep_mtime(root: BorrowedFd<'_>, before: &Stat) -> Result<()> {
+    if Stat::of(root)?.mtime == before.mtime {
+        return Ok(());
+    }
     let times = Timestamps {
         last_access: Timespec {
             tv_sec: 0,
@@ -259,7 +267,7 @@ mod tests {
         let (_dir, fd) = root();
         let stamp = stamp(fd.as_fd());
         let before = Stat::of(fd.as_fd()).expect("stat").mtime;
-        write_file(fd.as_fd(), &stamp.encode(), stamp.written).expect("write");
+        write(fd.as_fd(), &stamp, Role::Primary, Place::File).expect("write");
         assert_eq!(Stat::of(fd.as_fd()).expect("stat").mtime, before);
         let file = Stat::of_name(fd.as_fd(), FILE).expect("stat");
         assert_eq!(

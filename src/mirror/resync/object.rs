@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use super::{Down, Engine, Frame, Kind, Lack, Outcome};
 use crate::mirror::attrs::Attrs;
 use crate::mirror::content::{File, On, Writer};
-use crate::mirror::failure::Copy;
+use crate::mirror::failure::{Copy, Named};
 use crate::store::name::Name;
 use crate::store::stat::{Ident, Stat};
 use crate::store::walk;
@@ -194,7 +194,7 @@ impl Engine<'_> {
         if !cannot_hold(errno) {
             return Err(errno).on(Copy::Replica, call);
         }
-        self.lose(Lack::Entry, format!("{call}: {errno}"));
+        self.lose(Lack::Entry, format!("{call}: {}", Named(errno)));
         Ok(Some(Made::Lost))
     }
 
@@ -271,7 +271,7 @@ impl Engine<'_> {
         }
         match linked {
             Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)) => {
-                self.lose(Lack::Links, format!("linkat: {errno}"));
+                self.lose(Lack::Links, format!("linkat: {}", Named(errno)));
                 Ok(false)
             }
             done => {
