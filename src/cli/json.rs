@@ -4,7 +4,8 @@
 
 use serde::Serialize;
 
-use crate::mirror::report::{Primary, Replica, Report, Scan, State};
+use crate::mirror::report::{Primary, Replica, Report, Scan};
+use crate::mirror::state::MirrorState;
 use crate::sys::clock::rfc3339;
 
 #[derive(Serialize)]
@@ -12,7 +13,7 @@ struct View<'a> {
     schema: u32,
     mirror: &'a str,
     id: &'a str,
-    state: State,
+    state: MirrorState,
     mode: &'a str,
     epoch: u64,
     reason: Option<ReasonView<'a>>,

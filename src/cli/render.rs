@@ -5,7 +5,8 @@
 use std::fmt::Write as _;
 
 use super::units::{show_age, show_count, show_duration, show_size};
-use crate::mirror::report::{Replica, Report, Scan, State};
+use crate::mirror::report::{Replica, Report, Scan};
+use crate::mirror::state::MirrorState;
 use crate::sys::localtime::local;
 
 /// Continuation lines begin under the text, not under the label.
@@ -48,7 +49,7 @@ pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
     text
 }
 
-fn state(state: State) -> String {
+fn state(state: MirrorState) -> String {
     if state.needs_someone() {
         state.word().to_ascii_uppercase()
     } else {
@@ -233,7 +234,7 @@ pub(super) mod tests {
         Report {
             mirror: "/data".into(),
             id: "6f2c91ab".into(),
-            state: State::InSync,
+            state: MirrorState::InSync,
             mode: "async".into(),
             fsync: Some("both".into()),
             max_lag_bytes: Some(256 << 20),
@@ -264,7 +265,7 @@ pub(super) mod tests {
     /// The degraded mirror of the interface's samples.
     pub(in crate::cli) fn degraded() -> Report {
         Report {
-            state: State::Degraded,
+            state: MirrorState::Degraded,
             mode: "sync".into(),
             fsync: None,
             max_lag_bytes: None,

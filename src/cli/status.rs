@@ -10,7 +10,8 @@ use super::args::StatusArgs;
 use super::complain;
 use super::exit::Exit;
 use super::{json, render};
-use crate::mirror::report::{Report, State};
+use crate::mirror::report::Report;
+use crate::mirror::state::MirrorState;
 use crate::session::control::Client;
 use crate::session::mountpoint::{find, is_dead};
 use crate::session::refusal::Refusal;
@@ -32,7 +33,7 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
         let exit = match ask(mount) {
             Ok(report) => {
                 show(args, &report, place);
-                if report.state == State::InSync {
+                if report.state == MirrorState::InSync {
                     Exit::Success
                 } else {
                     Exit::No

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::resync::{Lack, Lacks};
 use crate::store::op::{Action, Op};
 use crate::store::{Applied, Node, Scope, Space, Target, Time};
 use crate::sys::{Errno, Result};
@@ -26,6 +27,8 @@ pub struct Fault {
 pub struct Lane {
     target: Arc<dyn Target>,
     open: AtomicBool,
+    /// What the replica was accepted without (`--metadata-loss=warn`).
+    lacks: Lacks,
     written_bytes: AtomicU64,
     errors: AtomicU64,
 }
@@ -41,10 +44,11 @@ impl std::fmt::Debug for Lane {
 impl Lane {
     /// A lane to `target`; closed from the start when mounted without the replica.
     #[must_use]
-    pub fn new(target: Arc<dyn Target>, open: bool) -> Self {
+    pub fn new(target: Arc<dyn Target>, open: bool, lacks: Lacks) -> Self {
         Self {
             target,
             open: AtomicBool::new(open),
+            lacks,
             written_bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
         }
@@ -100,10 +104,24 @@ impl Lane {
                 .map(Some)
                 .and_then(|applied| self.adopt(primary, applied.unwrap_or_default(), node)),
         };
-        done.map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: describe(op),
-        })
+        match done {
+            Err(errno) if self.does_without(op, errno) => Ok(()),
+            done => done.map_err(|errno| Fault {
+                errno: Some(errno),
+                doing: describe(op),
+            }),
+        }
+    }
+
+    /// Whether this is a loss that was accepted at mount.
+    fn does_without(&self, op: &Op<'_>, errno: Errno) -> bool {
+        let refused = matches!(errno, Errno::OPNOTSUPP | Errno::PERM | Errno::NOTTY);
+        let lack = match &op.action {
+            Action::SetXattr { .. } | Action::RemoveXattr { .. } => Lack::Xattr,
+            Action::SetFlags { .. } => Lack::Flags,
+            _ => return false,
+        };
+        refused && self.lacks.contains(lack)
     }
 
     /// Ties the replica's new object to its node, with the primary's times.

@@ -35,8 +35,10 @@ use crate::store::{
     Applied, Ident, Made, Name, Node, Nodes, Scope, Side, Source, Space, Stat, Target,
 };
 use crate::sys::{Errno, Result, clock};
+use failure::Named;
 use lane::{Fault, Lane};
 use order::Order;
+use refusal::Id;
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
 
@@ -48,7 +50,10 @@ pub trait Record: Send + Sync {
     /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
     fn degraded(&self, fault: &Fault) -> Result<u64>;
     /// Notes an orderly end: both copies equal and durable if `in_sync`.
-    fn closed(&self, in_sync: bool) -> Result<()>;
+    ///
+    /// # Errors
+    /// In words; the next mount compares.
+    fn closed(&self, in_sync: bool) -> std::result::Result<(), String>;
 }
 
 /// Why and since when the mirror is degraded.
@@ -56,6 +61,8 @@ pub trait Record: Send + Sync {
 pub struct Degraded {
     /// What happened.
     pub fault: Fault,
+    /// The page of the manual.
+    pub id: Id,
     /// Wall-clock seconds since 1970.
     pub since: i64,
 }
@@ -242,9 +249,10 @@ impl Mirror {
         }
         let recorded = self.record.degraded(&fault);
         health.epoch_before = Some(health.epoch);
-        let why = fault
-            .errno
-            .map_or_else(|| "it differs from the primary".to_owned(), describe);
+        let why = fault.errno.map_or_else(
+            || "it differs from the primary".to_owned(),
+            |errno| Named(errno).to_string(),
+        );
         let doing = &fault.doing;
         let carried = match recorded {
             Ok(epoch) => {
@@ -257,7 +265,7 @@ impl Mirror {
             }
             Err(errno) => {
                 self.recorded.store(UNRECORDABLE, Ordering::Release);
-                let note = describe(errno);
+                let note = Named(errno);
                 tracing::error!(
                     "replica failed: {why} ({doing}), and no copy could take a note of it: {note}; \
                      every change is answered EIO [MF-0004]"
@@ -267,6 +275,7 @@ impl Mirror {
         };
         health.degraded = Some(Degraded {
             fault,
+            id: Id::ReplicaFailed,
             since: clock::now().tv_sec,
         });
         carried
@@ -366,6 +375,11 @@ impl Mirror {
         self.nodes.sweep();
     }
 
+    /// Carries over every time that waits now, while the mount goes on.
+    pub fn settle_now(&self) {
+        self.carry_all(self.times.take());
+    }
+
     /// Lets nothing new in, finishes what is under way and settles every time.
     pub fn drain(&self) {
         *self.gate.write() = false;
@@ -376,7 +390,7 @@ impl Mirror {
     ///
     /// # Errors
     /// When the stamps could not be written: then the next mount compares.
-    pub fn close(&self) -> Result<()> {
+    pub fn close(&self) -> std::result::Result<(), String> {
         self.drain();
         self.record.closed(self.lane.is_open())
     }
@@ -435,49 +449,4 @@ impl Mirror {
     pub fn replica_counts(&self) -> (u64, u64) {
         self.lane.counts()
     }
-}
-
-/// "No space left on device (ENOSPC)".
-#[must_use]
-pub fn describe(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text
-        .split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    match errno_name(errno) {
-        Some(name) => format!("{text} ({name})"),
-        None => text,
-    }
-}
-
-/// The symbolic name of an errno that a replica may well give.
-#[must_use]
-pub fn errno_name(errno: Errno) -> Option<&'static str> {
-    Some(match errno {
-        Errno::NOSPC => "ENOSPC",
-        Errno::DQUOT => "EDQUOT",
-        Errno::IO => "EIO",
-        Errno::ROFS => "EROFS",
-        Errno::STALE => "ESTALE",
-        Errno::NODEV => "ENODEV",
-        Errno::NXIO => "ENXIO",
-        Errno::NOENT => "ENOENT",
-        Errno::EXIST => "EEXIST",
-        Errno::NOTDIR => "ENOTDIR",
-        Errno::ISDIR => "EISDIR",
-        Errno::NOTEMPTY => "ENOTEMPTY",
-        Errno::PERM => "EPERM",
-        Errno::ACCESS => "EACCES",
-        Errno::MFILE => "EMFILE",
-        Errno::NFILE => "ENFILE",
-        Errno::NOTCONN => "ENOTCONN",
-        Errno::OPNOTSUPP => "EOPNOTSUPP",
-        Errno::NAMETOOLONG => "ENAMETOOLONG",
-        Errno::FBIG => "EFBIG",
-        Errno::UCLEAN => "EUCLEAN",
-        Errno::TIMEDOUT => "ETIMEDOUT",
-        _ => return None,
-    })
 }

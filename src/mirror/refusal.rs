@@ -69,6 +69,15 @@ pub struct Refusal {
 impl Refusal {
     /// mount(8): "mount failure".
     pub const EXIT: u8 = 32;
+
+    /// What one may want and what to type for it, a line each, the commands below each other.
+    pub fn commands(&self) -> impl Iterator<Item = String> {
+        let width = self.next.iter().map(|(want, _)| want.chars().count()).max();
+        let width = width.unwrap_or(0) + 4;
+        self.next
+            .iter()
+            .map(move |(want, command)| format!("{:width$} {command}", format!("{want}:")))
+    }
 }
 
 /// As in 03-interface.md 4.3, without the leading `mirrorfs: `.
@@ -78,10 +87,8 @@ impl fmt::Display for Refusal {
         for line in &self.more {
             write!(f, "\n  {line}")?;
         }
-        let width = self.next.iter().map(|(want, _)| want.chars().count()).max();
-        let width = width.unwrap_or(0) + 4;
-        for (want, command) in &self.next {
-            write!(f, "\n  {:width$} {command}", format!("{want}:"))?;
+        for line in self.commands() {
+            write!(f, "\n  {line}")?;
         }
         write!(f, "  [{}]", self.id)
     }

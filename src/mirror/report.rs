@@ -6,50 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The worst of what its copies are, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Nothing acknowledged is missing from any replica.
-    InSync,
-    /// The copies should be equal, but the primary lay bare since they were last compared.
-    Unverified,
-    /// A new replica is being filled.
-    Seeding,
-    /// What a replica missed is being copied.
-    Resyncing,
-    /// The async window overflowed; changes are remembered, not queued.
-    Behind,
-    /// Replication was paused by hand.
-    Paused,
-    /// Fewer good copies than asked for.
-    Degraded,
-    /// Both copies changed, each without the other.
-    SplitBrain,
-}
-
-impl State {
-    /// The word of the interface.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::InSync => "in-sync",
-            Self::Unverified => "unverified",
-            Self::Seeding => "seeding",
-            Self::Resyncing => "resyncing",
-            Self::Behind => "behind",
-            Self::Paused => "paused",
-            Self::Degraded => "degraded",
-            Self::SplitBrain => "split-brain",
-        }
-    }
-
-    /// Whether someone has to act: such a state is shown in capitals.
-    #[must_use]
-    pub fn needs_someone(self) -> bool {
-        matches!(self, Self::Degraded | Self::SplitBrain)
-    }
-}
+use super::state::MirrorState;
 
 /// Why the state is not in-sync.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +87,7 @@ pub struct Report {
     /// The mirror's identity, shortened.
     pub id: String,
     /// In one word.
-    pub state: State,
+    pub state: MirrorState,
     /// `sync` or `async`.
     pub mode: String,
     /// What fsync waits for (`both`, `primary`); async only.

@@ -21,8 +21,9 @@ pub enum Carried {
 }
 
 /// What the application is to hear when the replica fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnReplicaError {
+    #[default]
     /// Nothing: the mount goes on, degraded.
     Degrade,
     /// `EIO`.

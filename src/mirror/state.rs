@@ -32,7 +32,10 @@ pub enum ReplicaState {
 }
 
 /// What is known about the mirror as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum MirrorState {
     /// All copies are good.
     InSync,
@@ -145,6 +148,12 @@ impl MirrorState {
             Self::Degraded => "degraded",
             Self::SplitBrain => "split-brain",
         }
+    }
+
+    /// Whether someone has to act: such a state is shown in capitals.
+    #[must_use]
+    pub fn needs_someone(self) -> bool {
+        matches!(self, Self::Degraded | Self::SplitBrain)
     }
 
     /// The worst of the replicas'; without any, degraded.

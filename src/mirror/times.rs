@@ -68,6 +68,12 @@ impl Times {
         Some(std::mem::take(&mut waiting.nodes))
     }
 
+    /// Takes all that wait now.
+    #[must_use]
+    pub fn take(&self) -> Vec<Arc<Node>> {
+        std::mem::take(&mut self.waiting.lock().nodes)
+    }
+
     /// Ends [`Self::next`], waits until the settling thread is done with what it has taken, and
     /// hands over what is left.
     #[must_use]

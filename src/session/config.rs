@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::check;
 use super::mountpoint;
 use super::refusal::{Refusal, errno_text};
+pub use crate::mirror::attach::MetadataLoss;
+pub use crate::mirror::settle::OnReplicaError;
 use crate::sys::Errno;
 use crate::sys::mountinfo;
 
@@ -22,26 +24,6 @@ pub enum Mode {
     Sync,
     /// When the primary has it.
     Async,
-}
-
-/// What the application is told when a replica fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnReplicaError {
-    /// Nothing: the mount goes on with one copy less.
-    #[default]
-    Degrade,
-    /// EIO.
-    Fail,
-}
-
-/// What to do when the replica's file system cannot hold something of a file's metadata.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MetadataLoss {
-    /// Refuse to mount.
-    #[default]
-    Fail,
-    /// Say so, and mount.
-    Warn,
 }
 
 /// Where log lines go.

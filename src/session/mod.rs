@@ -5,6 +5,7 @@
 //! socket and the end of the FUSE session all arrive as events on one channel, so that no two of
 //! them ever unmount at the same time.
 
+mod assemble;
 pub mod background;
 mod check;
 pub mod config;
@@ -15,13 +16,11 @@ pub mod log;
 pub mod mountpoint;
 pub mod notify;
 mod place;
-mod placeholder;
 pub mod refusal;
 mod serve;
 pub mod signals;
 
-use std::sync::Arc;
-
+use assemble::{House, assemble};
 use background::Ready;
 use config::MountConfig;
 pub use control::Controlled;
@@ -45,9 +44,12 @@ pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), 
         }
     }
     limits::raise();
-    // TEMPORARY: the real thing opens both trees, checks the stamps, seeds or adopts (looking at
-    // `signals.stopping()` between files) and makes the mirror here.
-    let control: Arc<dyn Controlled> = Arc::new(placeholder::Idle::new(config));
-    let fs = placeholder::Empty;
-    serve(config, signals, fs, control, 2, || ready.announce())
+    let House { fs, keeper } = assemble(config, signals)?;
+    serve(config, signals, fs, keeper, workers(), || ready.announce())
+}
+
+/// Threads that answer the kernel. A request may wait for a disk, so there are more than
+/// processors; how many more is for the benchmark to say.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(4, |n| (2 * n.get()).clamp(4, 16))
 }

@@ -28,7 +28,7 @@ pub enum Wish {
 type Listener = Box<dyn Fn(Wish) + Send>;
 
 struct Shared {
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
     listener: Mutex<Option<Listener>>,
 }
 
@@ -57,7 +57,7 @@ impl Signals {
         ignore(Signal::HUP);
         block(&OURS).map_err(|e| failed(e.into()))?;
         let shared = Arc::new(Shared {
-            stopping: AtomicBool::new(false),
+            stopping: Arc::default(),
             listener: Mutex::new(None),
         });
         let signals = Self {
@@ -74,6 +74,12 @@ impl Signals {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    /// What [`Self::stopping`] looks at, for work below this floor.
+    #[must_use]
+    pub fn stop_switch(&self) -> Arc<AtomicBool> {
+        self.shared.stopping.clone()
     }
 
     /// From now on `listener` hears of each signal; a stop that came earlier is told at once.

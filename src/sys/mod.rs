@@ -4,7 +4,6 @@
 //! Imports nothing of ours. One of the two rooms in which `unsafe` is allowed. Every function
 //! returns the raw `Errno`; nothing here decides anything.
 
-
 pub mod at;
 pub mod clock;
 pub mod creds;
