@@ -400,12 +400,16 @@ impl Attempt<'_> {
 
     /// Runs on the primary alone; the stamp says so before the first write does.
     fn alone(self, refusal: Refusal, stamp: Option<Stamp>) -> Result<Attached, AttachError> {
+        // A stamp at hand means that the replica was being changed and may carry the same epoch.
+        let tried = stamp.is_some();
         let mut stamp = match stamp {
             Some(stamp) => stamp,
             None => self.base()?,
         };
-        if stamp.verdict == Verdict::InSync {
+        if tried || stamp.verdict == Verdict::InSync {
             stamp.next_epoch(stamp.written);
+        }
+        if stamp.verdict == Verdict::InSync {
             stamp.verdict = Verdict::Doubt {
                 reason: identity::clipped(refusal.why.trim_end_matches('.')),
                 errno: 0,

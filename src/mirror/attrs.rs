@@ -32,7 +32,7 @@ pub(super) const STAMPS: [&CStr; 2] = [c"trusted.mirrorfs.stamp", c"user.mirrorf
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Lack {
-    /// A whole object: a device without the right to make one, a name or target too long.
+    /// A whole symlink or special file: a device without the right to make one, a target too long.
     Entry = 0,
     /// Owner or group.
     Owner = 1,

@@ -205,20 +205,19 @@ impl Descent {
 
 /// Makes an object changeable: no immutable or append-only flag, and for an ordinary user `rwx`.
 ///
-/// Returns whether anything had to be changed.
+/// Returns whether anything had to be changed. A refusal is left to the change itself to report:
+/// it may be possible all the same.
 pub fn unlock(fd: BorrowedFd<'_>) -> Result<bool> {
     let mut changed = false;
     if let Ok(flags) = at::get_flags(fd)
         && flags & LOCKS != 0
     {
-        at::set_flags(fd, flags & !LOCKS)?;
-        changed = true;
+        changed |= at::set_flags(fd, flags & !LOCKS).is_ok();
     }
     if !creds::privileged() {
         let stat = Stat::of(fd)?;
         if stat.permissions() & 0o700 != 0o700 {
-            at::chmod(fd, stat.permissions() | 0o700)?;
-            changed = true;
+            changed |= at::chmod(fd, stat.permissions() | 0o700).is_ok();
         }
     }
     Ok(changed)

@@ -119,7 +119,8 @@ impl Writer for Rewriter<'_> {
     }
 }
 
-/// What a replica cannot hold at all, as opposed to what went wrong.
+/// What a replica cannot hold at all, as opposed to what went wrong. Only ever asked of symlinks
+/// and special files: a mirror without one of its files or directories is none.
 fn cannot_hold(errno: Errno) -> bool {
     matches!(
         errno,
@@ -149,7 +150,7 @@ impl Engine<'_> {
         let c_name = name.as_c_str();
         let source = open_as(self.primary.top(), c_name, primary.kind(), Copy::Primary)?;
         let made = match primary.kind() {
-            FileType::RegularFile => self.create_file(name, source.as_fd())?,
+            FileType::RegularFile => Some(self.create_file(name, source.as_fd())?),
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&source, c"", Vec::new())
                     .on(Copy::Primary, "readlinkat")?;
@@ -203,10 +204,8 @@ impl Engine<'_> {
             Err(Errno::XDEV) if self.how.one_file_system => None,
             opened => Some(opened.on(Copy::Primary, "openat2")?),
         };
-        if let Err(errno) = rustix::fs::mkdirat(self.replica.top(), name.as_c_str(), Mode::RWXU) {
-            self.or_lose(errno, "mkdirat")?;
-            return Ok(Down::No);
-        }
+        rustix::fs::mkdirat(self.replica.top(), name.as_c_str(), Mode::RWXU)
+            .on(Copy::Replica, "mkdirat")?;
         self.summary.created += 1;
         let Some(source) = source else {
             return Ok(Down::No);
@@ -217,12 +216,10 @@ impl Engine<'_> {
         Ok(Down::New)
     }
 
-    fn create_file(&mut self, name: &Name, source: BorrowedFd<'_>) -> Outcome<Option<Made>> {
+    fn create_file(&mut self, name: &Name, source: BorrowedFd<'_>) -> Outcome<Made> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let fd = match walk::open(self.replica.top(), name.as_c_str(), flags, 0o600) {
-            Err(errno) => return self.or_lose(errno, "openat2"),
-            Ok(fd) => fd,
-        };
+        let fd = walk::open(self.replica.top(), name.as_c_str(), flags, 0o600)
+            .on(Copy::Replica, "openat2")?;
         for attempt in 0..ATTEMPTS {
             let want = Attrs::read(source, Copy::Primary, false)?;
             if attempt == 0 {
@@ -239,7 +236,7 @@ impl Engine<'_> {
                 .copy(file, fd.as_fd(), &mut step(seen, progress, stop))?;
             let now = Stat::of(source).on(Copy::Primary, "statx")?;
             if same_version(&now, &want.stat) {
-                return Ok(Some(Made::File(fd, Box::new(want))));
+                return Ok(Made::File(fd, Box::new(want)));
             }
         }
         Err(Errno::BUSY).on(Copy::Primary, "copy")
