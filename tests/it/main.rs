@@ -8,6 +8,14 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the trees from outside, by path")]
 #![allow(clippy::cast_possible_truncation, reason = "test data is small")]
 
+mod churn;
+mod cli;
 mod compare_itself;
+mod degrade;
+mod escape;
+mod known_issues;
+mod limits;
 mod posix;
+mod random4;
 mod support;
+mod workloads;

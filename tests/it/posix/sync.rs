@@ -34,7 +34,7 @@ fn synchronous_writes() {
             let path = flags.replace(' ', "-");
             let fd = g.open(&path, flags, 0o644).expect("open");
             for len in [1, 100, 4096, 100_000] {
-                let buffer = vec![b'x'; len + 4096];
+                let buffer = vec![b'x'; len + 8192];
                 let at = if flags.contains("direct") { buffer.as_ptr().align_offset(4096) } else { 0 };
                 let len = if flags.contains("direct") { len.next_multiple_of(4096).min(4096) } else { len };
                 g.did(format_args!("{flags} {len}"), pwrite(&fd, &buffer[at..at + len], 4096));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::compare::{Ignore, differences, report, wait_equal};
-use super::run::{MIRRORFS, Ran, mirrorfs, run, run_within};
+use super::run::{MIRRORFS, Ran, run, run_within};
 use super::user::User;
 use super::{base, native, temp_in, wait_until};
 
@@ -19,7 +19,6 @@ use super::{base, native, temp_in, wait_until};
 pub(crate) struct Wish {
     args: Vec<OsString>,
     base: Option<PathBuf>,
-    primary: Option<PathBuf>,
     replica: Option<PathBuf>,
     over_primary: bool,
     descriptors: Option<u32>,
@@ -36,12 +35,6 @@ impl Wish {
     /// Everything in a new directory under `base`.
     pub(crate) fn base(mut self, base: &Path) -> Self {
         self.base = Some(base.to_path_buf());
-        self
-    }
-
-    /// This directory is the primary.
-    pub(crate) fn primary(mut self, dir: &Path) -> Self {
-        self.primary = Some(dir.to_path_buf());
         self
     }
 
@@ -81,7 +74,7 @@ impl Wish {
             }
             path
         };
-        let primary = self.primary.clone().unwrap_or_else(|| own("primary"));
+        let primary = own("primary");
         let replica = self.replica.clone().unwrap_or_else(|| own("replica"));
         let mountpoint = if self.over_primary { primary.clone() } else { own("mnt") };
         let scratch = own("scratch");
@@ -166,15 +159,24 @@ impl TestMount {
         self.try_mount(&[]).ok();
     }
 
+    /// Runs `mirrorfs VERB MOUNTPOINT MORE...` as the user of this mount.
+    pub(crate) fn product(&self, verb: &str, more: &[&str]) -> Ran {
+        let mut command = match self.wish.user {
+            Some(user) => super::user::command(user, MIRRORFS),
+            None => Command::new(MIRRORFS),
+        };
+        run_within(command.arg(verb).arg(&self.mountpoint).args(more), Duration::from_secs(180))
+    }
+
     /// `mirrorfs status`, as text.
     pub(crate) fn status(&self) -> Ran {
-        mirrorfs(["status".as_ref(), self.mountpoint.as_os_str()])
+        self.product("status", &[])
     }
 
     /// `mirrorfs status --json`, whatever its exit code says.
     #[track_caller]
     pub(crate) fn status_json(&self) -> Value {
-        let ran = mirrorfs(["status".as_ref(), self.mountpoint.as_os_str(), "--json".as_ref()]);
+        let ran = self.product("status", &["--json"]);
         serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("not JSON ({e}): {ran}"))
     }
 
@@ -228,7 +230,7 @@ impl TestMount {
         if native() {
             run(Command::new("umount").arg(&self.mountpoint)).ok();
         } else {
-            mirrorfs(["umount".as_ref(), self.mountpoint.as_os_str()]).ok();
+            self.product("umount", &[]).ok();
             let pid = self.pid.take().expect("mounted");
             assert!(!alive(pid), "umount returned before the daemon was gone\n{}", self.log_text());
         }
@@ -272,14 +274,14 @@ impl Drop for TestMount {
         if let Some(pid) = self.pid.take().filter(|&p| alive(p)) {
             let id = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
             let id = id.expect("a pid");
-            drop(rustix::process::kill_process(id, rustix::process::Signal::TERM));
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).ok();
             for _ in 0..500 {
                 if !alive(pid) {
                     return;
                 }
                 super::breathe();
             }
-            drop(rustix::process::kill_process(id, rustix::process::Signal::KILL));
+            rustix::process::kill_process(id, rustix::process::Signal::KILL).ok();
         }
     }
 }

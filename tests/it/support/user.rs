@@ -18,6 +18,8 @@ pub(crate) struct User {
 pub(crate) const ALICE: User = User { uid: 71_001, gid: 72_001, groups: &[72_001, 72_009] };
 pub(crate) const BOB: User = User { uid: 71_002, gid: 72_002, groups: &[72_002, 72_009] };
 pub(crate) const CAROL: User = User { uid: 71_003, gid: 72_003, groups: &[] };
+/// An ordinary user with an account, as fusermount3 wants one.
+pub(crate) const NOBODY: User = User { uid: 65_534, gid: 65_534, groups: &[] };
 /// The group that Alice and Bob share.
 pub(crate) const SHARED: u32 = 72_009;
 
