@@ -3,7 +3,10 @@
 //! says, how long a file may be, how it begins, and that none is dead.
 //!
 //! Each rule is a function from text to complaints, so that it can be tested on bad text too.
-#![allow(clippy::disallowed_methods, reason = "a test reads its own sources by path")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads its own sources by path"
+)]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +16,12 @@ use std::path::{Path, PathBuf};
 /// other's users below.
 const ROOMS: [(&str, &[&str]); 9] = [
     ("cli", &["session", "mirror", "store", "sys", "metrics"]),
-    ("session", &["fs", "mirror", "journal", "store", "uring", "sys", "metrics"]),
+    (
+        "session",
+        &[
+            "fs", "mirror", "journal", "store", "uring", "sys", "metrics",
+        ],
+    ),
     ("fs", &["mirror", "store", "sys", "metrics"]),
     ("mirror", &["journal", "store", "uring", "sys", "metrics"]),
     ("journal", &["sys", "metrics"]),
@@ -40,13 +48,19 @@ fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut todo = vec![root().join(dir)];
     while let Some(dir) = todo.pop() {
-        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            continue;
+        };
         for entry in entries {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 todo.push(path);
             } else if path.to_str().is_some_and(|p| p.ends_with(ending)) {
-                found.push(path.strip_prefix(root()).expect("below the root").to_path_buf());
+                found.push(
+                    path.strip_prefix(root())
+                        .expect("below the root")
+                        .to_path_buf(),
+                );
             }
         }
     }
@@ -92,7 +106,11 @@ fn code(text: &str) -> String {
             at += 1;
             continue;
         };
-        out.extend(rest[..len].iter().map(|&b| if b == b'\n' { b'\n' } else { b' ' }));
+        out.extend(
+            rest[..len]
+                .iter()
+                .map(|&b| if b == b'\n' { b'\n' } else { b' ' }),
+        );
         at += len;
     }
     String::from_utf8_lossy(&out).into_owned()
@@ -158,7 +176,9 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let start = at + code[at..].find(is_word)?;
-        let len = code[start..].find(|c| !is_word(c)).unwrap_or(code.len() - start);
+        let len = code[start..]
+            .find(|c| !is_word(c))
+            .unwrap_or(code.len() - start);
         at = start + len;
         Some((start, &code[start..at]))
     })
@@ -200,7 +220,11 @@ fn rooms_used(code: &str) -> Vec<(usize, String)> {
                 '}' => depth -= 1,
                 ',' => expect = depth == 1,
                 c if expect && !c.is_whitespace() => {
-                    found.extend(words(&rest[offset..]).next().map(|(_, w)| (at, w.to_owned())));
+                    found.extend(
+                        words(&rest[offset..])
+                            .next()
+                            .map(|(_, w)| (at, w.to_owned())),
+                    );
                     expect = false;
                 }
                 _ => {}
@@ -212,9 +236,13 @@ fn rooms_used(code: &str) -> Vec<(usize, String)> {
 
 /// The floors.
 fn floors(path: &str, text: &str) -> Vec<String> {
-    let Some(room) = room_of(path) else { return Vec::new() };
+    let Some(room) = room_of(path) else {
+        return Vec::new();
+    };
     let Some((_, may)) = ROOMS.iter().find(|(name, _)| *name == room) else {
-        return vec![format!("{path}: `{room}` is no room of the house (01-house, tests/tidy.rs)")];
+        return vec![format!(
+            "{path}: `{room}` is no room of the house (01-house, tests/tidy.rs)"
+        )];
     };
     let code = code(text);
     let mut complaints = Vec::new();
@@ -229,7 +257,9 @@ fn floors(path: &str, text: &str) -> Vec<String> {
         for (at, word) in words(&code) {
             if word == "Target" {
                 let line = line_of(&code, at);
-                complaints.push(format!("{path}:{line}: `fs` holds nothing that writes: no Target"));
+                complaints.push(format!(
+                    "{path}:{line}: `fs` holds nothing that writes: no Target"
+                ));
             }
         }
     }
@@ -251,14 +281,22 @@ fn unsafe_has_reasons(path: &str, text: &str) -> Vec<String> {
             continue;
         }
         // An `unsafe fn` states its contract for callers, a block says why the contract holds.
-        let is_fn = words(&code[at + word.len()..]).next().is_some_and(|(_, w)| w == "fn");
+        let is_fn = words(&code[at + word.len()..])
+            .next()
+            .is_some_and(|(_, w)| w == "fn");
         let wanted = if is_fn { "# Safety" } else { "SAFETY:" };
         let statement = lines[..line - 1].iter().rev().take_while(|l| {
             let l = l.trim();
-            l.starts_with("//") || l.starts_with('#') || !(l.is_empty() || l.ends_with([';', '}', '{']))
+            l.starts_with("//")
+                || l.starts_with('#')
+                || !(l.is_empty() || l.ends_with([';', '}', '{']))
         });
         let same_line = lines[line - 1].contains(wanted);
-        if !same_line && !statement.into_iter().any(|l| l.trim().starts_with("//") && l.contains(wanted)) {
+        if !same_line
+            && !statement
+                .into_iter()
+                .any(|l| l.trim().starts_with("//") && l.contains(wanted))
+        {
             complaints.push(format!("{path}:{line}: `unsafe` without {wanted}"));
         }
     }
@@ -270,7 +308,10 @@ fn shape(path: &str, text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let lines: Vec<_> = text.lines().collect();
     if lines.len() > LINES_MAX {
-        complaints.push(format!("{path}: {} lines; {LINES_MAX} are the limit", lines.len()));
+        complaints.push(format!(
+            "{path}: {} lines; {LINES_MAX} are the limit",
+            lines.len()
+        ));
     }
     if let Some(line) = lines.iter().position(|l| !l.is_ascii()) {
         complaints.push(format!("{path}:{}: not ASCII", line + 1));
@@ -294,7 +335,9 @@ fn transport(path: &str, text: &str) -> Vec<String> {
     }
     let code = code(text);
     let named = words(&code).filter(|(_, word)| *word == "fuser");
-    named.map(|(at, _)| format!("{path}:{}: names fuser", line_of(&code, at))).collect()
+    named
+        .map(|(at, _)| format!("{path}:{}: names fuser", line_of(&code, at)))
+        .collect()
 }
 
 /// Modules that `text` declares in files of their own.
@@ -319,8 +362,15 @@ fn reachable(crate_root: &Path, read: &dyn Fn(&Path) -> Option<String>) -> BTree
     while let Some(file) = todo.pop() {
         let Some(text) = read(&file) else { continue };
         let dir = file.parent().expect("a file is in a directory");
-        let stem = file.file_stem().and_then(|s| s.to_str()).expect("file names are text");
-        let dir = if file == crate_root || stem == "mod" { dir.to_path_buf() } else { dir.join(stem) };
+        let stem = file
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .expect("file names are text");
+        let dir = if file == crate_root || stem == "mod" {
+            dir.to_path_buf()
+        } else {
+            dir.join(stem)
+        };
         for module in declared(&text) {
             todo.push(dir.join(format!("{module}.rs")));
             todo.push(dir.join(module).join("mod.rs"));
@@ -373,11 +423,19 @@ fn fuser_stays_in_its_rooms() {
 #[test]
 fn no_file_is_dead() {
     let mut alive = BTreeSet::new();
-    for crate_root in ["src/lib.rs", "src/main.rs", "tests/it/main.rs", "tests/tidy.rs"] {
+    for crate_root in [
+        "src/lib.rs",
+        "src/main.rs",
+        "tests/it/main.rs",
+        "tests/tidy.rs",
+    ] {
         let read = |path: &Path| std::fs::read_to_string(root().join(path)).ok();
         alive.extend(reachable(Path::new(crate_root), &read));
     }
-    let all: BTreeSet<_> = files("src", ".rs").into_iter().chain(files("tests", ".rs")).collect();
+    let all: BTreeSet<_> = files("src", ".rs")
+        .into_iter()
+        .chain(files("tests", ".rs"))
+        .collect();
     let dead: Vec<_> = all.difference(&alive).collect();
     assert!(dead.is_empty(), "not part of any crate: {dead:?}");
 }
@@ -385,10 +443,15 @@ fn no_file_is_dead() {
 #[test]
 fn scripts_are_scripts() {
     let mut complaints = Vec::new();
-    let names = ["scripts", "mount-helper", ".ci"].into_iter().flat_map(|dir| files(dir, ""));
+    let names = ["scripts", "mount-helper", ".ci"]
+        .into_iter()
+        .flat_map(|dir| files(dir, ""));
     for path in names {
         let text = read(&path);
-        let mode = std::fs::metadata(root().join(&path)).expect("metadata").permissions().mode();
+        let mode = std::fs::metadata(root().join(&path))
+            .expect("metadata")
+            .permissions()
+            .mode();
         // Data beside the scripts has an ending, scripts have none.
         if path.extension().is_none() && text.starts_with("#!") {
             complaints.extend(script(path.to_str().expect("text"), &text, mode));
@@ -417,7 +480,10 @@ mod the_rules_themselves {
     fn floors_complain() {
         let bad = [
             ("src/fs/node.rs", "use crate::session::Session;"),
-            ("src/fs/node.rs", "use crate::{store::Tree, journal::Journal};"),
+            (
+                "src/fs/node.rs",
+                "use crate::{store::Tree, journal::Journal};",
+            ),
             ("src/fs/node.rs", "use crate::store::Target;"),
             ("src/store/tree.rs", "fn f() { crate::mirror::go() }"),
             ("src/sys/at.rs", "use crate::{\n    metrics,\n};"),
@@ -429,11 +495,23 @@ mod the_rules_themselves {
             assert_eq!(floors(path, text).len(), 1, "{path}: {text}");
         }
         let good = [
-            ("src/fs/node.rs", "use crate::{mirror::{Mirror, session}, store::Source, sys};"),
-            ("src/fs/node.rs", "// use crate::session::Session;\nuse crate::fs::reply;"),
-            ("src/cli/mod.rs", "use crate::session::Session; use mycrate::fs::X;"),
+            (
+                "src/fs/node.rs",
+                "use crate::{mirror::{Mirror, session}, store::Source, sys};",
+            ),
+            (
+                "src/fs/node.rs",
+                "// use crate::session::Session;\nuse crate::fs::reply;",
+            ),
+            (
+                "src/cli/mod.rs",
+                "use crate::session::Session; use mycrate::fs::X;",
+            ),
             ("src/lib.rs", "pub use crate::fs::MirrorFs;"),
-            ("src/sys/at.rs", "macro_rules! m { () => { $crate::mirror::x } }"),
+            (
+                "src/sys/at.rs",
+                "macro_rules! m { () => { $crate::mirror::x } }",
+            ),
         ];
         for (path, text) in good {
             assert_eq!(floors(path, text), [""; 0], "{path}: {text}");
@@ -446,7 +524,10 @@ mod the_rules_themselves {
         let bad = [
             ("src/store/tree.rs", "// SAFETY: it is not.\nunsafe { x() }"),
             (at, "fn f() {\n    unsafe { x() }\n}"),
-            (at, "// SAFETY: for the other one.\nlet a = 1;\nunsafe { x() }"),
+            (
+                at,
+                "// SAFETY: for the other one.\nlet a = 1;\nunsafe { x() }",
+            ),
             (at, "// SAFETY: not this.\n\nunsafe impl Send for X {}"),
             (at, "/// Does.\npub unsafe fn f() {}"),
             ("tests/it/cli.rs", "// SAFETY: no.\nunsafe { x() }"),
@@ -456,8 +537,14 @@ mod the_rules_themselves {
         }
         let good = [
             (at, "// SAFETY: it is.\nunsafe { x() }"),
-            (at, "// SAFETY: it is,\n// really.\nlet x =\n    unsafe { x() };"),
-            (at, "/// # Safety\n/// Keep it alive.\n#[inline]\npub unsafe fn f() {}"),
+            (
+                at,
+                "// SAFETY: it is,\n// really.\nlet x =\n    unsafe { x() };",
+            ),
+            (
+                at,
+                "/// # Safety\n/// Keep it alive.\n#[inline]\npub unsafe fn f() {}",
+            ),
             (at, "#![deny(unsafe_code)] // unsafe\nlet x = \"unsafe\";"),
             ("src/lib.rs", "#![deny(unsafe_op_in_unsafe_fn)]"),
         ];
@@ -471,24 +558,39 @@ mod the_rules_themselves {
         let good = "// SPDX-License-Identifier: MIT\n//! What it is.\n";
         assert_eq!(shape("a.rs", good), [""; 0]);
         assert_eq!(shape("a.rs", &good.repeat(400)), [""; 0]);
-        assert_eq!(shape("a.rs", &format!("{good}{}", "//\n".repeat(799))).len(), 1);
+        assert_eq!(
+            shape("a.rs", &format!("{good}{}", "//\n".repeat(799))).len(),
+            1
+        );
         assert_eq!(shape("a.rs", &format!("{good}// caf\u{e9}\n")).len(), 1);
-        assert_eq!(shape("a.rs", "//! What it is.\n// SPDX-License-Identifier: MIT\n").len(), 2);
+        assert_eq!(
+            shape("a.rs", "//! What it is.\n// SPDX-License-Identifier: MIT\n").len(),
+            2
+        );
         assert_eq!(shape("a.rs", good.trim_end()).len(), 1);
         assert_eq!(shape("a.rs", "").len(), 3);
     }
 
     #[test]
     fn transport_complains() {
-        assert_eq!(transport("src/mirror/op.rs", "use fuser::FileType;").len(), 1);
+        assert_eq!(
+            transport("src/mirror/op.rs", "use fuser::FileType;").len(),
+            1
+        );
         assert_eq!(transport("src/fs/mod.rs", "use fuser::FileType;"), [""; 0]);
-        assert_eq!(transport("src/cli/mod.rs", "// fuser\nlet fusermount = 1;"), [""; 0]);
+        assert_eq!(
+            transport("src/cli/mod.rs", "// fuser\nlet fusermount = 1;"),
+            [""; 0]
+        );
     }
 
     #[test]
     fn dead_files_are_found() {
         let tree = [
-            ("s/lib.rs", "mod a;\npub(crate) mod b;\n// mod dead;\nmod inline { }"),
+            (
+                "s/lib.rs",
+                "mod a;\npub(crate) mod b;\n// mod dead;\nmod inline { }",
+            ),
             ("s/a.rs", "mod c;"),
             ("s/a/c.rs", ""),
             ("s/b/mod.rs", "pub mod d;"),
@@ -496,11 +598,16 @@ mod the_rules_themselves {
             ("s/dead.rs", ""),
         ];
         let read = |path: &Path| {
-            tree.iter().find(|(p, _)| Path::new(p) == path).map(|(_, text)| (*text).to_owned())
+            tree.iter()
+                .find(|(p, _)| Path::new(p) == path)
+                .map(|(_, text)| (*text).to_owned())
         };
         let found = reachable(Path::new("s/lib.rs"), &read);
         let found: Vec<_> = found.iter().map(|p| p.to_str().expect("text")).collect();
-        assert_eq!(found, ["s/a/c.rs", "s/a.rs", "s/b/d.rs", "s/b/mod.rs", "s/lib.rs"]);
+        assert_eq!(
+            found,
+            ["s/a/c.rs", "s/a.rs", "s/b/d.rs", "s/b/mod.rs", "s/lib.rs"]
+        );
     }
 
     #[test]
@@ -508,8 +615,18 @@ mod the_rules_themselves {
         let good = "#!/usr/bin/env bash\n# SPDX-License-Identifier: MIT\nset -euo pipefail\n";
         assert_eq!(script("check", good, 0o100_755), [""; 0]);
         assert_eq!(script("check", good, 0o100_644).len(), 1);
-        assert_eq!(script("check", &good.replace("set -euo pipefail", ""), 0o755).len(), 1);
-        assert_eq!(script("check", "#!/bin/sh\n# SPDX-License-Identifier: MIT\n", 0o755), [""; 0]);
+        assert_eq!(
+            script("check", &good.replace("set -euo pipefail", ""), 0o755).len(),
+            1
+        );
+        assert_eq!(
+            script(
+                "check",
+                "#!/bin/sh\n# SPDX-License-Identifier: MIT\n",
+                0o755
+            ),
+            [""; 0]
+        );
         assert_eq!(script("check", "echo\n", 0o755).len(), 2);
     }
 }

@@ -27,10 +27,23 @@ use crate::support::{native, setting};
 #[derive(Clone, Debug)]
 enum Step {
     Create(Where, u32),
-    Write { at: Where, offset: u64, len: usize, byte: u8 },
-    Append { at: Where, len: usize, byte: u8 },
+    Write {
+        at: Where,
+        offset: u64,
+        len: usize,
+        byte: u8,
+    },
+    Append {
+        at: Where,
+        len: usize,
+        byte: u8,
+    },
     Truncate(Where, u64),
-    Punch { at: Where, offset: u64, len: u64 },
+    Punch {
+        at: Where,
+        offset: u64,
+        len: u64,
+    },
     Mkdir(Where, u32),
     Fifo(Where),
     Symlink(Where, u8),
@@ -60,7 +73,12 @@ fn place() -> impl Strategy<Value = Where> {
 
 fn step() -> impl Strategy<Value = Step> {
     let mode = || prop::sample::select(vec![0o644, 0o600, 0o755, 0o4755, 0o2711, 0o000]);
-    let flag = prop::sample::select(vec![Flag::Plain, Flag::Plain, Flag::NoReplace, Flag::Exchange]);
+    let flag = prop::sample::select(vec![
+        Flag::Plain,
+        Flag::Plain,
+        Flag::NoReplace,
+        Flag::Exchange,
+    ]);
     prop_oneof![
         4 => (place(), mode()).prop_map(|(p, m)| Step::Create(p, m)),
         4 => (place(), 0..20_000_u64, 1..9000_usize, any::<u8>())
@@ -103,10 +121,17 @@ struct Node {
 #[derive(Clone, Debug)]
 struct Model(Vec<Node>);
 
-const NAMES: [&[u8]; 4] = [b"a", b"b b", b"\xff\n", b"dddddddddddddddddddddddddddddddddddddddd"];
+const NAMES: [&[u8]; 4] = [
+    b"a",
+    b"b b",
+    b"\xff\n",
+    b"dddddddddddddddddddddddddddddddddddddddd",
+];
 
 fn path(root: &Path, at: &Where) -> PathBuf {
-    at.iter().fold(root.to_path_buf(), |p, &n| p.join(OsStr::from_bytes(NAMES[usize::from(n)])))
+    at.iter().fold(root.to_path_buf(), |p, &n| {
+        p.join(OsStr::from_bytes(NAMES[usize::from(n)]))
+    })
 }
 
 impl Model {
@@ -116,7 +141,16 @@ impl Model {
 
     fn node(kind: FileType, mode: u32) -> Node {
         let (data, xattrs, below) = Default::default();
-        Node { kind, mode, owner: (0, 0), data, xattrs, mtime: None, names: 1, below }
+        Node {
+            kind,
+            mode,
+            owner: (0, 0),
+            data,
+            xattrs,
+            mtime: None,
+            names: 1,
+            below,
+        }
     }
 
     /// The directory that holds the last component.
@@ -173,7 +207,13 @@ impl Model {
         }
     }
 
-    fn write(&mut self, at: &Where, offset: Option<u64>, len: usize, byte: u8) -> Result<(), Errno> {
+    fn write(
+        &mut self,
+        at: &Where,
+        offset: Option<u64>,
+        len: usize,
+        byte: u8,
+    ) -> Result<(), Errno> {
         let node = self.file(at)?;
         let start = offset.map_or(node.data.len(), |o| usize::try_from(o).expect("small"));
         if node.data.len() < start + len {
@@ -186,7 +226,11 @@ impl Model {
     }
 
     fn is_above(&self, dir: usize, below: usize) -> bool {
-        dir == below || self.0[dir].below.values().any(|&n| self.0[n].kind.is_dir() && self.is_above(n, below))
+        dir == below
+            || self.0[dir]
+                .below
+                .values()
+                .any(|&n| self.0[n].kind.is_dir() && self.is_above(n, below))
     }
 
     fn rename(&mut self, from: &Where, to: &Where, flag: Flag) -> Result<(), Errno> {
@@ -208,7 +252,11 @@ impl Model {
             && self.0[target].kind.is_dir()
             && self.is_above(target, from_dir)
         {
-            return Err(if matches!(flag, Flag::Exchange) { Errno::INVAL } else { Errno::NOTEMPTY });
+            return Err(if matches!(flag, Flag::Exchange) {
+                Errno::INVAL
+            } else {
+                Errno::NOTEMPTY
+            });
         }
         if target == Some(source) {
             return Ok(());
@@ -238,13 +286,20 @@ impl Model {
         match step {
             Step::Create(at, mode) => self.insert(at, Self::node(FileType::RegularFile, *mode)),
             Step::Fifo(at) => self.insert(at, Self::node(FileType::Fifo, 0o640)),
-            Step::Mkdir(at, mode) => self.insert(at, Self::node(FileType::Directory, *mode & 0o1777)),
+            Step::Mkdir(at, mode) => {
+                self.insert(at, Self::node(FileType::Directory, *mode & 0o1777))
+            }
             Step::Symlink(at, target) => {
                 let mut node = Self::node(FileType::Symlink, 0o777);
                 node.data = format!("dangling/{target}").into_bytes();
                 self.insert(at, node)
             }
-            Step::Write { at, offset, len, byte } => self.write(at, Some(*offset), *len, *byte),
+            Step::Write {
+                at,
+                offset,
+                len,
+                byte,
+            } => self.write(at, Some(*offset), *len, *byte),
             Step::Append { at, len, byte } => self.write(at, None, *len, *byte),
             Step::Truncate(at, len) => {
                 let node = self.file(at)?;
@@ -255,7 +310,8 @@ impl Model {
             Step::Punch { at, offset, len } => {
                 let node = self.file(at)?;
                 let size = node.data.len();
-                let [start, end] = [*offset, offset + len].map(|n| usize::try_from(n).expect("small").min(size));
+                let [start, end] =
+                    [*offset, offset + len].map(|n| usize::try_from(n).expect("small").min(size));
                 node.data[start..end].fill(0);
                 node.mtime = None;
                 Ok(())
@@ -323,7 +379,9 @@ impl Model {
             }
             Step::SetXattr(at, name, len) => {
                 let number = self.find(at)?;
-                self.0[number].xattrs.insert(format!("trusted.{name}"), vec![b'v'; *len]);
+                self.0[number]
+                    .xattrs
+                    .insert(format!("trusted.{name}"), vec![b'v'; *len]);
                 Ok(())
             }
             Step::RemoveXattr(at, name) => {
@@ -340,10 +398,16 @@ impl Model {
     }
 
     fn assert_dir(&self, number: usize, dir: &Path, what: &str) {
-        let mut names: Vec<_> = std::fs::read_dir(dir).expect("readdir")
-            .map(|e| e.expect("an entry").file_name().as_bytes().to_vec()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(dir)
+            .expect("readdir")
+            .map(|e| e.expect("an entry").file_name().as_bytes().to_vec())
+            .collect();
         names.sort();
-        let mut expected: Vec<_> = self.0[number].below.keys().map(|&n| NAMES[usize::from(n)].to_vec()).collect();
+        let mut expected: Vec<_> = self.0[number]
+            .below
+            .keys()
+            .map(|&n| NAMES[usize::from(n)].to_vec())
+            .collect();
         expected.sort();
         assert_eq!(names, expected, "names on the {what} in {}", dir.display());
         for (&name, &number) in &self.0[number].below {
@@ -380,12 +444,21 @@ impl Model {
             _ => {}
         }
         if !kind.is_dir() {
-            assert_eq!(u32::try_from(stat.st_nlink).expect("links"), node.names, "links of {at}");
+            assert_eq!(
+                u32::try_from(stat.st_nlink).expect("links"),
+                node.names,
+                "links of {at}"
+            );
         }
         for name in (0..3).map(|n| format!("trusted.{n}")) {
             let mut value = vec![0; 1024];
-            let value = rustix::fs::lgetxattr(path, &*name, &mut value[..]).map(|n| value[..n].to_vec());
-            assert_eq!(value.ok(), node.xattrs.get(&name).cloned(), "{name} of {at}");
+            let value =
+                rustix::fs::lgetxattr(path, &*name, &mut value[..]).map(|n| value[..n].to_vec());
+            assert_eq!(
+                value.ok(),
+                node.xattrs.get(&name).cloned(),
+                "{name} of {at}"
+            );
         }
     }
 }
@@ -401,7 +474,12 @@ fn carry_out(root: &Path, step: &Step) -> Result<(), Errno> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             rustix::fs::open(path(root, at), flags, (*mode).into()).map(drop)
         }
-        Step::Write { at, offset, len, byte } => {
+        Step::Write {
+            at,
+            offset,
+            len,
+            byte,
+        } => {
             let fd = open(at, OFlags::empty())?;
             rustix::io::pwrite(fd, &vec![*byte; *len], *offset).map(|n| assert_eq!(n, *len))
         }
@@ -416,7 +494,9 @@ fn carry_out(root: &Path, step: &Step) -> Result<(), Errno> {
         }
         Step::Mkdir(at, mode) => rustix::fs::mkdir(path(root, at), (*mode & 0o1777).into()),
         Step::Fifo(at) => rustix::fs::mknodat(CWD, path(root, at), FileType::Fifo, 0o640.into(), 0),
-        Step::Symlink(at, target) => rustix::fs::symlink(format!("dangling/{target}"), path(root, at)),
+        Step::Symlink(at, target) => {
+            rustix::fs::symlink(format!("dangling/{target}"), path(root, at))
+        }
         Step::Link(from, to) => rustix::fs::link(path(root, from), path(root, to)),
         Step::Unlink(at) => rustix::fs::unlink(path(root, at)),
         Step::Rmdir(at) => rustix::fs::rmdir(path(root, at)),
@@ -434,15 +514,28 @@ fn carry_out(root: &Path, step: &Step) -> Result<(), Errno> {
             rustix::fs::chownat(CWD, path(root, at), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
         }
         Step::Times(at, tv_sec, tv_nsec) => {
-            let time = Timespec { tv_sec: *tv_sec, tv_nsec: *tv_nsec };
-            let times = Timestamps { last_access: time, last_modification: time };
+            let time = Timespec {
+                tv_sec: *tv_sec,
+                tv_nsec: *tv_nsec,
+            };
+            let times = Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
             rustix::fs::utimensat(CWD, path(root, at), &times, AtFlags::SYMLINK_NOFOLLOW)
         }
         Step::SetXattr(at, name, len) => {
             let name = format!("trusted.{name}");
-            rustix::fs::lsetxattr(path(root, at), &*name, &vec![b'v'; *len], XattrFlags::empty())
+            rustix::fs::lsetxattr(
+                path(root, at),
+                &*name,
+                &vec![b'v'; *len],
+                XattrFlags::empty(),
+            )
         }
-        Step::RemoveXattr(at, name) => rustix::fs::lremovexattr(path(root, at), &*format!("trusted.{name}")),
+        Step::RemoveXattr(at, name) => {
+            rustix::fs::lremovexattr(path(root, at), &*format!("trusted.{name}"))
+        }
     }
 }
 
@@ -470,7 +563,9 @@ fn model_mount_primary_and_replica_agree_after_every_step() {
                 Ok(())
             })
         });
-        runner.join().expect("the runner reports failures, it does not panic")
+        runner
+            .join()
+            .expect("the runner reports failures, it does not panic")
     });
     if let Err(failure) = outcome {
         panic!("{failure}");

@@ -39,7 +39,10 @@ impl Scene {
 
     fn mount(&self, primary: &str, mountpoint: &str, replica: &str, more: &[&str]) -> Ran {
         let mut command = Command::new(MIRRORFS);
-        command.arg("mount").arg(self.at(primary)).arg(self.at(mountpoint));
+        command
+            .arg("mount")
+            .arg(self.at(primary))
+            .arg(self.at(mountpoint));
         command.arg("--replica").arg(self.at(replica)).args(more);
         run(&mut command)
     }
@@ -110,9 +113,17 @@ fn unstamped_replica_with_content() {
     std::fs::write(scene.at("replica/theirs"), "theirs").expect("write");
     scene.refused("primary", "mnt", "replica", &["replica", "--adopt"]);
     // --adopt lists what differs and still refuses: nothing of theirs is destroyed.
-    let ran = scene.mount("primary", "mnt", "replica", &["--adopt"]).code(REFUSED);
-    assert!(ran.err.contains("theirs") && ran.err.contains("ours"), "{ran}");
-    assert_eq!(std::fs::read(scene.at("replica/theirs")).expect("still there"), b"theirs");
+    let ran = scene
+        .mount("primary", "mnt", "replica", &["--adopt"])
+        .code(REFUSED);
+    assert!(
+        ran.err.contains("theirs") && ran.err.contains("ours"),
+        "{ran}"
+    );
+    assert_eq!(
+        std::fs::read(scene.at("replica/theirs")).expect("still there"),
+        b"theirs"
+    );
     assert!(!is_mounted(&scene.at("mnt")));
 }
 
@@ -126,7 +137,11 @@ fn adopting_a_faithful_copy() {
     std::fs::create_dir(mount.primary.join("d")).expect("mkdir");
     std::fs::write(mount.primary.join("d/f"), "content").expect("write");
     std::fs::remove_dir(&mount.replica).expect("rmdir");
-    run(Command::new("cp").arg("-a").arg(&mount.primary).arg(&mount.replica)).ok();
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(&mount.primary)
+        .arg(&mount.replica))
+    .ok();
     mount.try_mount(&[]).code(REFUSED).says("--adopt");
     mount.try_mount(&["--adopt"]).ok();
     assert_eq!(mount.state(), "in-sync");
@@ -142,11 +157,14 @@ fn seeding() {
     need_root!();
     need_product!();
     let mut mount = Wish::default().prepare();
-    crate::support::run::shell(&mount.primary, "
+    crate::support::run::shell(
+        &mount.primary,
+        "
         mkdir -p a/b/c; echo hello > a/f; ln a/f a/b/g; ln -s f a/s; mkfifo a/p; mknod a/n c 1 3
         dd if=/dev/zero of=a/sparse bs=1 count=1 seek=10G status=none; sync a/sparse
         touch -d '1950-01-01 00:00:00.123456789' a/f; chmod 6751 a/b; chown 12:34 a/s -h
-        for i in $(seq 1000); do echo $i > a/b/c/$i; done; touch -d 1999-01-01 a a/b .");
+        for i in $(seq 1000); do echo $i > a/b/c/$i; done; touch -d 1999-01-01 a a/b .",
+    );
     let ran = mount.try_mount(&[]).ok();
     assert!(ran.out.is_empty(), "{ran}");
     assert_eq!(mount.state(), "in-sync");
@@ -173,12 +191,22 @@ fn foreign_and_swapped_stamps() {
     scene.refused("replica", "mnt", "primary", &["replica", "primary"]);
     scene.refused("primary", "mnt", "primary2", &["primary2"]);
     // The replica's disk is not mounted: its directory is blank.
-    scene.refused("primary", "mnt", "empty", &["empty", "no mirrorfs stamp", "degraded", "[MF-0011]"]);
+    scene.refused(
+        "primary",
+        "mnt",
+        "empty",
+        &["empty", "no mirrorfs stamp", "degraded", "[MF-0011]"],
+    );
     // The primary's disk is not mounted: nothing may be deleted from the replica.
     scene.refused("empty", "mnt", "replica", &["replica"]);
-    assert_eq!(std::fs::read(scene.at("replica/f")).expect("still there"), b"primary");
+    assert_eq!(
+        std::fs::read(scene.at("replica/f")).expect("still there"),
+        b"primary"
+    );
     // --adopt does not override identity.
-    scene.mount("primary", "mnt", "replica2", &["--adopt"]).code(REFUSED);
+    scene
+        .mount("primary", "mnt", "replica2", &["--adopt"])
+        .code(REFUSED);
     // Those that belong together still do.
     scene.mount("primary", "mnt", "replica", &[]).ok();
     mirrorfs(["umount".as_ref(), scene.at("mnt").as_os_str()]).ok();
@@ -201,7 +229,10 @@ fn degraded_on_request() {
     assert!(status.out.contains("DEGRADED"), "{status}");
     std::fs::write(mount.at("g"), "alone").expect("write");
     mount.umount();
-    assert!(listing(&mount.replica).is_empty(), "the blank directory is never filled");
+    assert!(
+        listing(&mount.replica).is_empty(),
+        "the blank directory is never filled"
+    );
     std::fs::remove_dir(&mount.replica).expect("rmdir");
     std::fs::rename(&away, &mount.replica).expect("rename");
     // It missed something: nothing may call it in-sync before it was compared.
@@ -220,7 +251,13 @@ fn second_daemon() {
     std::fs::create_dir_all(mount.scratch.join("other")).expect("mkdir");
     let try_mount = |primary: &Path, at: &str, replica: &Path| {
         let at = mount.scratch.join(at);
-        let args = ["mount".as_ref(), primary.as_os_str(), at.as_os_str(), "--replica".as_ref(), replica.as_os_str()];
+        let args = [
+            "mount".as_ref(),
+            primary.as_os_str(),
+            at.as_os_str(),
+            "--replica".as_ref(),
+            replica.as_os_str(),
+        ];
         let ran = mirrorfs(args).code(REFUSED);
         assert!(ran.err.starts_with("mirrorfs: "), "{ran}");
     };
@@ -248,19 +285,41 @@ fn fstab_grammar() {
     let replica = scene.at("with,comma");
     let replica = replica.to_str().expect("text").replace(',', "\\,");
     let spellings: [&[&str]; 4] = [
-        &["-o", "replica=REPLICA,nofail,_netdev,auto,user,x-systemd.automount,rw,noatime"],
-        &["-oreplica=REPLICA", "-o", "on_replica_error=degrade,replica_timeout=5s"],
-        &["-o", "replica=REPLICA,mode=sync", "-o", "on-replica-error=degrade,users,X-own"],
+        &[
+            "-o",
+            "replica=REPLICA,nofail,_netdev,auto,user,x-systemd.automount,rw,noatime",
+        ],
+        &[
+            "-oreplica=REPLICA",
+            "-o",
+            "on_replica_error=degrade,replica_timeout=5s",
+        ],
+        &[
+            "-o",
+            "replica=REPLICA,mode=sync",
+            "-o",
+            "on-replica-error=degrade,users,X-own",
+        ],
         &["-o", "noauto,nouser", "-o", "replica=REPLICA,dev,suid"],
     ];
     for words in spellings {
-        let words: Vec<_> = words.iter().map(|w| w.replace("REPLICA", &replica)).collect();
+        let words: Vec<_> = words
+            .iter()
+            .map(|w| w.replace("REPLICA", &replica))
+            .collect();
         let mut command = Command::new(MIRRORFS);
-        command.arg("mount").arg(scene.at("primary")).arg(scene.at("mnt")).args(&words);
+        command
+            .arg("mount")
+            .arg(scene.at("primary"))
+            .arg(scene.at("mnt"))
+            .args(&words);
         run(&mut command).ok();
         std::fs::write(scene.at("mnt/f"), words.join(" ")).expect("write");
         mirrorfs(["umount".as_ref(), scene.at("mnt").as_os_str()]).ok();
-        assert_eq!(std::fs::read(scene.at("with,comma/f")).expect("read"), words.join(" ").as_bytes());
+        assert_eq!(
+            std::fs::read(scene.at("with,comma/f")).expect("read"),
+            words.join(" ").as_bytes()
+        );
     }
 }
 
@@ -269,8 +328,16 @@ fn fstab_grammar() {
 fn wrong_options() {
     need_product!();
     let scene = Scene::new();
-    for wrong in ["nonsense", "mode=backwards", "replica-timeout=soon", "on-replica-error", "modus=sync"] {
-        let ran = scene.mount("primary", "mnt", "replica", &["-o", wrong]).code(USAGE);
+    for wrong in [
+        "nonsense",
+        "mode=backwards",
+        "replica-timeout=soon",
+        "on-replica-error",
+        "modus=sync",
+    ] {
+        let ran = scene
+            .mount("primary", "mnt", "replica", &["-o", wrong])
+            .code(USAGE);
         let word = wrong.split('=').next().expect("a word");
         assert!(ran.err.contains(word), "{ran}");
         assert!(!is_mounted(&scene.at("mnt")));
@@ -282,7 +349,9 @@ fn wrong_options() {
     }
     mirrorfs(["mount", "--nonsense"]).code(USAGE);
     mirrorfs(["status", "--nonsense"]).code(2);
-    let ran = scene.mount("primary", "mnt", "replica", &["-o", "replicas=x"]).code(USAGE);
+    let ran = scene
+        .mount("primary", "mnt", "replica", &["-o", "replicas=x"])
+        .code(USAGE);
     assert!(ran.err.contains("replica"), "did you mean: {ran}");
 }
 
@@ -296,14 +365,25 @@ fn mount_flags() {
     let flags = |mount: &TestMount| {
         let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
         let at = mount.mountpoint.to_str().expect("text").to_owned();
-        let line = table.lines().find(|l| l.split(' ').nth(4) == Some(&at)).expect("mounted").to_owned();
-        line
+        let mut lines = table.lines();
+        lines
+            .find(|l| l.split(' ').nth(4) == Some(&at))
+            .expect("mounted")
+            .to_owned()
     };
     let line = flags(&mount);
-    assert!(line.contains("default_permissions") && line.contains("allow_other"), "{line}");
-    assert!(!line.contains("nosuid") && !line.contains("nodev"), "{line}");
+    assert!(
+        line.contains("default_permissions") && line.contains("allow_other"),
+        "{line}"
+    );
+    assert!(
+        !line.contains("nosuid") && !line.contains("nodev"),
+        "{line}"
+    );
     mount.umount();
-    mount.try_mount(&["-o", "ro,nosuid,nodev,noexec,noatime"]).ok();
+    mount
+        .try_mount(&["-o", "ro,nosuid,nodev,noexec,noatime"])
+        .ok();
     let line = flags(&mount);
     for word in ["ro,", "nosuid", "nodev", "noexec", "noatime"] {
         assert!(line.contains(word), "{word} not in {line}");
@@ -321,14 +401,31 @@ fn findmnt_shows_what_was_typed() {
     need_programs!("findmnt");
     let scene = Scene::new();
     let mut command = Command::new(MIRRORFS);
-    command.current_dir(scene.dir.path()).args(["mount", "./primary", "mnt", "--replica", "replica"]);
+    command.current_dir(scene.dir.path()).args([
+        "mount",
+        "./primary",
+        "mnt",
+        "--replica",
+        "replica",
+    ]);
     run(&mut command).ok();
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let at = scene.at("mnt").to_str().expect("text").to_owned();
-    let line = table.lines().find(|l| l.split(' ').nth(4) == Some(&at)).expect("mounted");
-    let after: Vec<_> = line.split(" - ").nth(1).expect("a separator").split(' ').collect();
+    let line = table
+        .lines()
+        .find(|l| l.split(' ').nth(4) == Some(&at))
+        .expect("mounted");
+    let after: Vec<_> = line
+        .split(" - ")
+        .nth(1)
+        .expect("a separator")
+        .split(' ')
+        .collect();
     assert_eq!(after[..2], ["fuse.mirrorfs", "./primary"], "{line}");
-    let ran = run(Command::new("findmnt").args(["-n", "-o", "FSTYPE"]).arg(scene.at("mnt"))).ok();
+    let ran = run(Command::new("findmnt")
+        .args(["-n", "-o", "FSTYPE"])
+        .arg(scene.at("mnt")))
+    .ok();
     assert_eq!(ran.out.trim(), "fuse.mirrorfs");
     mirrorfs(["umount".as_ref(), scene.at("mnt").as_os_str()]).ok();
 }
@@ -348,12 +445,23 @@ fn status_text() {
     has("ROLE");
     has(mount.primary.to_str().expect("text"));
     has(mount.replica.to_str().expect("text"));
-    assert!(!ran.out.contains("action:") && !ran.out.contains("status:"), "silence is good news: {ran}");
+    assert!(
+        !ran.out.contains("action:") && !ran.out.contains("status:"),
+        "silence is good news: {ran}"
+    );
     assert!(ran.err.is_empty(), "{ran}");
-    let quiet = mirrorfs(["status".as_ref(), "--quiet".as_ref(), mount.mountpoint.as_os_str()]).ok();
+    let quiet = mirrorfs([
+        "status".as_ref(),
+        "--quiet".as_ref(),
+        mount.mountpoint.as_os_str(),
+    ])
+    .ok();
     assert!(quiet.out.is_empty() && quiet.err.is_empty(), "{quiet}");
     let all = mirrorfs(["status"]);
-    assert!(all.out.contains(at), "status without a name shows every mirror: {all}");
+    assert!(
+        all.out.contains(at),
+        "status without a name shows every mirror: {all}"
+    );
     mount.finish();
 }
 
@@ -369,28 +477,56 @@ fn status_json() {
     assert_eq!(json["mirror"], text(&mount.mountpoint));
     assert_eq!(json["state"], "in-sync");
     assert_eq!(json["mode"], "sync");
-    assert!(json["id"].as_str().is_some_and(|id| id.len() == 8), "{json}");
+    assert!(
+        json["id"].as_str().is_some_and(|id| id.len() == 8),
+        "{json}"
+    );
     assert!(json["epoch"].is_u64(), "{json}");
     assert!(json["reason"].is_null(), "{json}");
-    assert!(json.as_object().expect("an object").contains_key("scan"), "{json}");
+    assert!(
+        json.as_object().expect("an object").contains_key("scan"),
+        "{json}"
+    );
     let pid = u32::try_from(json["pid"].as_u64().expect("pid")).expect("a pid");
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the daemon");
     assert_eq!(exe, Path::new(MIRRORFS).canonicalize().expect("the binary"));
     let argv = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the daemon");
     let argv0 = argv.split(|&b| b == 0).next().expect("argv[0]");
-    assert_eq!(argv0, exe.as_os_str().as_encoded_bytes(), "argv[0] is the resolved path");
+    assert_eq!(
+        argv0,
+        exe.as_os_str().as_encoded_bytes(),
+        "argv[0] is the resolved path"
+    );
     let primary = &json["primary"];
     assert_eq!(primary["path"], text(&mount.primary));
     assert_eq!(primary["state"], "online");
-    assert!(primary["written_bytes"].as_u64().is_some_and(|n| n >= 100_000), "{json}");
+    assert!(
+        primary["written_bytes"]
+            .as_u64()
+            .is_some_and(|n| n >= 100_000),
+        "{json}"
+    );
     assert_eq!(primary["errors"], 0);
     let replica = &json["replicas"][0];
     assert_eq!(json["replicas"].as_array().expect("an array").len(), 1);
     assert_eq!(replica["path"], text(&mount.replica));
     assert_eq!(replica["state"], "in-sync");
     assert_eq!(replica["carrier"], "inline");
-    assert!(replica["written_bytes"].as_u64().is_some_and(|n| n >= 100_000), "{json}");
-    for field in ["lag_ops", "lag_bytes", "lag_ms", "dirty_files", "dirty_bytes", "resync_files_opened", "errors"] {
+    assert!(
+        replica["written_bytes"]
+            .as_u64()
+            .is_some_and(|n| n >= 100_000),
+        "{json}"
+    );
+    for field in [
+        "lag_ops",
+        "lag_bytes",
+        "lag_ms",
+        "dirty_files",
+        "dirty_bytes",
+        "resync_files_opened",
+        "errors",
+    ] {
         assert_eq!(replica[field], 0, "{field} in {json}");
     }
     mount.finish();
@@ -403,7 +539,10 @@ fn status_of_nothing() {
     let scene = Scene::new();
     for place in ["mnt", "none"] {
         let ran = mirrorfs(["status".as_ref(), scene.at(place).as_os_str()]).code(2);
-        assert!(ran.out.is_empty() && ran.err.starts_with("mirrorfs: "), "{ran}");
+        assert!(
+            ran.out.is_empty() && ran.err.starts_with("mirrorfs: "),
+            "{ran}"
+        );
     }
 }
 
@@ -415,13 +554,19 @@ fn over_the_primary() {
     let mut mount = Wish::default().over_primary().prepare();
     std::fs::write(mount.primary.join("before"), "was here").expect("write");
     mount.mount();
-    assert_eq!(std::fs::read(mount.at("before")).expect("read"), b"was here");
+    assert_eq!(
+        std::fs::read(mount.at("before")).expect("read"),
+        b"was here"
+    );
     std::fs::create_dir(mount.at("d")).expect("mkdir");
     std::fs::write(mount.at("d/f"), "made").expect("write");
     std::fs::rename(mount.at("before"), mount.at("d/after")).expect("rename");
     assert_eq!(mount.state(), "in-sync");
     mount.umount();
-    assert_eq!(std::fs::read(mount.primary.join("d/after")).expect("read"), b"was here");
+    assert_eq!(
+        std::fs::read(mount.primary.join("d/after")).expect("read"),
+        b"was here"
+    );
     mount.mount();
     std::fs::remove_file(mount.at("d/f")).expect("unlink");
     mount.finish();
@@ -434,17 +579,28 @@ fn background_returns_when_mounted() {
     let mut mount = Wish::default().prepare();
     for round in 0..10 {
         let mut command = mount.command(&[]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let child = command.spawn().expect("spawn");
         // With pipes, this only ends when nobody holds their other ends any more.
         let (send, receive) = std::sync::mpsc::channel();
         let waiter = std::thread::spawn(move || send.send(child.wait_with_output()));
         let limit = crate::support::PATIENCE;
-        let output = receive.recv_timeout(limit).expect("the daemon keeps the pipes open");
+        let output = receive
+            .recv_timeout(limit)
+            .expect("the daemon keeps the pipes open");
         waiter.join().expect("join").expect("sent");
         let output = output.expect("output");
-        assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
-        assert!(is_mounted(&mount.mountpoint), "round {round}: not mounted yet");
+        assert!(
+            output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+        assert!(
+            is_mounted(&mount.mountpoint),
+            "round {round}: not mounted yet"
+        );
         std::fs::write(mount.at(format!("f{round}")), "x").expect("usable at once");
         mirrorfs(["umount".as_ref(), mount.mountpoint.as_os_str()]).ok();
         assert!(!is_mounted(&mount.mountpoint));
@@ -468,7 +624,11 @@ fn signals_end_it_gently() {
         assert!(!is_mounted(&mount.mountpoint), "a gentle end unmounts");
         mount.ended();
         let found = differences(&mount.primary, &mount.replica, Ignore::default());
-        assert!(found.is_empty(), "{}", report(&mount.primary, &mount.replica, &found));
+        assert!(
+            found.is_empty(),
+            "{}",
+            report(&mount.primary, &mount.replica, &found)
+        );
         // It was an orderly end: the next mount needs no comparison.
         mount.mount();
         assert_eq!(mount.state(), "in-sync");
@@ -482,16 +642,24 @@ fn foreground() {
     need_product!();
     let mut mount = Wish::default().prepare();
     let mut command = Command::new(MIRRORFS);
-    command.args(["mount", "--foreground"]).arg(&mount.primary).arg(&mount.mountpoint);
+    command
+        .args(["mount", "--foreground"])
+        .arg(&mount.primary)
+        .arg(&mount.mountpoint);
     command.arg("--replica").arg(&mount.replica);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut child = Guarded(command.spawn().expect("spawn"));
     wait_until("the mount", || is_mounted(&mount.mountpoint));
     wait_until("status", || mount.status().code == Some(0));
     std::fs::write(mount.at("f"), "x").expect("write");
     let json = mount.status_json();
     assert_eq!(json["pid"].as_u64(), Some(child.0.id().into()));
-    let pid = i32::try_from(child.0.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(child.0.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     rustix::process::kill_process(pid.expect("a pid"), Signal::TERM).expect("kill");
     let mut status = None;
     wait_until("its end", || {
@@ -521,7 +689,10 @@ fn umount() {
     drop(held);
     mount.umount();
     let ran = mirrorfs(["umount".as_ref(), mount.mountpoint.as_os_str()]);
-    assert!(matches!(ran.code, Some(USAGE | REFUSED)), "not mounted: {ran}");
+    assert!(
+        matches!(ran.code, Some(USAGE | REFUSED)),
+        "not mounted: {ran}"
+    );
     mount.mount();
     let held = std::fs::File::open(mount.at("f")).expect("open");
     let pid = mount.pid();
@@ -573,13 +744,25 @@ fn an_ordinary_user() {
         std::fs::write(at.join("d/f"), "content").expect("write");
         std::fs::hard_link(at.join("d/f"), at.join("d/g")).expect("link");
         std::os::unix::fs::symlink("f", at.join("d/s")).expect("symlink");
-        rustix::fs::setxattr(at.join("d/f"), "user.x", b"1", rustix::fs::XattrFlags::empty()).expect("setxattr");
+        rustix::fs::setxattr(
+            at.join("d/f"),
+            "user.x",
+            b"1",
+            rustix::fs::XattrFlags::empty(),
+        )
+        .expect("setxattr");
         std::fs::rename(at.join("d/g"), at.join("h")).expect("rename");
     });
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let at = mount.mountpoint.to_str().expect("text").to_owned();
-    let line = table.lines().find(|l| l.split(' ').nth(4) == Some(&at)).expect("mounted");
-    assert!(line.contains("default_permissions") && !line.contains("allow_other"), "{line}");
+    let line = table
+        .lines()
+        .find(|l| l.split(' ').nth(4) == Some(&at))
+        .expect("mounted");
+    assert!(
+        line.contains("default_permissions") && !line.contains("allow_other"),
+        "{line}"
+    );
     assert_eq!(mount.state(), "in-sync");
     mount.finish();
 }
@@ -595,7 +778,10 @@ fn no_permission() {
     rustix::fs::chmod(&mount.replica, 0o700.into()).expect("chmod");
     let ran = mount.try_mount(&[]);
     assert!(matches!(ran.code, Some(USAGE | REFUSED)), "{ran}");
-    assert!(ran.err.contains(mount.replica.to_str().expect("text")), "{ran}");
+    assert!(
+        ran.err.contains(mount.replica.to_str().expect("text")),
+        "{ran}"
+    );
 }
 
 /// Completions for three shells, help that fits, a version.
@@ -604,9 +790,19 @@ fn words_on_request() {
     need_product!();
     for shell in ["bash", "zsh", "fish"] {
         let ran = mirrorfs(["completions", shell]).ok();
-        assert!(ran.out.contains("mirrorfs") && ran.out.contains("replica"), "{ran}");
+        assert!(
+            ran.out.contains("mirrorfs") && ran.out.contains("replica"),
+            "{ran}"
+        );
     }
-    for args in [&["--help"][..], &["-h"], &["mount", "-h"], &["mount", "--help"], &["status", "--help"], &["--version"]] {
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["mount", "-h"],
+        &["mount", "--help"],
+        &["status", "--help"],
+        &["--version"],
+    ] {
         let ran = mirrorfs(args).ok();
         assert!(!ran.out.is_empty() && ran.err.is_empty(), "{ran}");
     }

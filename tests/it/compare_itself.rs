@@ -41,7 +41,13 @@ fn specimen(root: &Path) {
 
 fn acl_of(perm: u16) -> Vec<u8> {
     use Ace::{Mask, Other, Owner, OwningGroup, User};
-    acl::encode(&[Owner(6), User(1234, perm), OwningGroup(4), Mask(6), Other(0)])
+    acl::encode(&[
+        Owner(6),
+        User(1234, perm),
+        OwningGroup(4),
+        Mask(6),
+        Other(0),
+    ])
 }
 
 fn set(path: &Path, name: &str, value: &[u8]) {
@@ -54,7 +60,11 @@ fn spoiled(spoil: impl FnOnce(&Path)) -> Vec<String> {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     std::fs::create_dir(&a).expect("mkdir");
     specimen(&a);
-    run(Command::new("cp").args(["-a", "--sparse=always"]).arg(&a).arg(&b)).ok();
+    run(Command::new("cp")
+        .args(["-a", "--sparse=always"])
+        .arg(&a)
+        .arg(&b))
+    .ok();
     let found = differences(&a, &b, Ignore::default());
     assert!(found.is_empty(), "a faithful copy is equal: {found:?}");
     spoil(&b);
@@ -69,8 +79,14 @@ fn spoiled(spoil: impl FnOnce(&Path)) -> Vec<String> {
 fn keeping_times(path: &Path, change: impl FnOnce()) {
     let old = rustix::fs::lstat(path).expect("stat");
     change();
-    let time = rustix::fs::Timespec { tv_sec: old.st_mtime, tv_nsec: old.st_mtime_nsec.cast_signed() };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let time = rustix::fs::Timespec {
+        tv_sec: old.st_mtime,
+        tv_nsec: old.st_mtime_nsec.cast_signed(),
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::utimensat(rustix::fs::CWD, path, &times, nofollow).expect("utimens");
 }
@@ -82,37 +98,76 @@ fn every_kind_of_difference_is_reported() {
     need_programs!("cp");
     type Spoil = Box<dyn Fn(&Path)>;
     let cases: Vec<(&str, Spoil)> = vec![
-        ("mode", Box::new(|b| rustix::fs::chmod(b.join("plain"), 0o600.into()).expect("chmod"))),
-        ("mode", Box::new(|b| rustix::fs::chmod(b, 0o700.into()).expect("chmod"))),
-        ("uid", Box::new(|b| std::os::unix::fs::lchown(b.join("sym"), Some(7), None).expect("chown"))),
-        ("gid", Box::new(|b| std::os::unix::fs::lchown(b.join("fifo"), None, Some(7)).expect("chown"))),
-        ("content at 1000", Box::new(|b| {
-            keeping_times(&b.join("plain"), || {
-                let file = OpenOptions::new().write(true).open(b.join("plain")).expect("open");
-                file.write_all_at(b"X", 1000).expect("write");
-            });
-        })),
-        ("content at 5368709122", Box::new(|b| {
-            keeping_times(&b.join("sparse"), || {
-                let file = OpenOptions::new().write(true).open(b.join("sparse")).expect("open");
-                file.write_all_at(b"X", (5 << 30) + 2).expect("write");
-            });
-        })),
+        (
+            "mode",
+            Box::new(|b| rustix::fs::chmod(b.join("plain"), 0o600.into()).expect("chmod")),
+        ),
+        (
+            "mode",
+            Box::new(|b| rustix::fs::chmod(b, 0o700.into()).expect("chmod")),
+        ),
+        (
+            "uid",
+            Box::new(|b| std::os::unix::fs::lchown(b.join("sym"), Some(7), None).expect("chown")),
+        ),
+        (
+            "gid",
+            Box::new(|b| std::os::unix::fs::lchown(b.join("fifo"), None, Some(7)).expect("chown")),
+        ),
+        (
+            "content at 1000",
+            Box::new(|b| {
+                keeping_times(&b.join("plain"), || {
+                    let file = OpenOptions::new()
+                        .write(true)
+                        .open(b.join("plain"))
+                        .expect("open");
+                    file.write_all_at(b"X", 1000).expect("write");
+                });
+            }),
+        ),
+        (
+            "content at 5368709122",
+            Box::new(|b| {
+                keeping_times(&b.join("sparse"), || {
+                    let file = OpenOptions::new()
+                        .write(true)
+                        .open(b.join("sparse"))
+                        .expect("open");
+                    file.write_all_at(b"X", (5 << 30) + 2).expect("write");
+                });
+            }),
+        ),
         ("mtime", Box::new(|b| keeping_times_not(&b.join("plain")))),
         ("mtime", Box::new(|b| keeping_times_not(&b.join("dir")))),
         ("mtime", Box::new(|b| keeping_times_not(&b.join("sym")))),
         ("mtime", Box::new(keeping_times_not)),
-        ("xattr user.note", Box::new(|b| set(&b.join("plain"), "user.note", b"Text"))),
-        ("xattr trusted.onfifo", Box::new(|b| {
-            rustix::fs::lremovexattr(b.join("fifo"), "trusted.onfifo").expect("removexattr");
-        })),
+        (
+            "xattr user.note",
+            Box::new(|b| set(&b.join("plain"), "user.note", b"Text")),
+        ),
+        (
+            "xattr trusted.onfifo",
+            Box::new(|b| {
+                rustix::fs::lremovexattr(b.join("fifo"), "trusted.onfifo").expect("removexattr");
+            }),
+        ),
         ("xattr user.root", Box::new(|b| set(b, "user.root", b""))),
-        ("xattr system.posix_acl_access", Box::new(|b| set(&b.join("other"), acl::ACCESS, &acl_of(4)))),
-        ("xattr system.posix_acl_default", Box::new(|b| set(&b.join("dir"), acl::DEFAULT, &acl_of(6)))),
-        ("chattr flags", Box::new(|b| {
-            let fd = File::open(b.join("other")).expect("open");
-            rustix::fs::ioctl_setflags(fd, IFlags::NOATIME).expect("chattr +A");
-        })),
+        (
+            "xattr system.posix_acl_access",
+            Box::new(|b| set(&b.join("other"), acl::ACCESS, &acl_of(4))),
+        ),
+        (
+            "xattr system.posix_acl_default",
+            Box::new(|b| set(&b.join("dir"), acl::DEFAULT, &acl_of(6))),
+        ),
+        (
+            "chattr flags",
+            Box::new(|b| {
+                let fd = File::open(b.join("other")).expect("open");
+                rustix::fs::ioctl_setflags(fd, IFlags::NOATIME).expect("chattr +A");
+            }),
+        ),
     ];
     for (number, (kind, spoil)) in cases.into_iter().enumerate() {
         assert_eq!(spoiled(spoil), [kind], "case {number}");
@@ -123,8 +178,14 @@ fn every_kind_of_difference_is_reported() {
 fn keeping_times_not(path: &Path) {
     let old = rustix::fs::lstat(path).expect("stat");
     let tv_nsec = (old.st_mtime_nsec.cast_signed() + 1) % 1_000_000_000;
-    let time = rustix::fs::Timespec { tv_sec: old.st_mtime, tv_nsec };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let time = rustix::fs::Timespec {
+        tv_sec: old.st_mtime,
+        tv_nsec,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::utimensat(rustix::fs::CWD, path, &times, nofollow).expect("utimens");
 }
@@ -135,10 +196,19 @@ fn names_types_links_and_holes_are_compared() {
     need_root!();
     need_programs!("cp");
     let has = |kinds: &[String], kind: &str| {
-        assert!(kinds.iter().any(|k| k == kind), "{kind} not among {kinds:?}");
+        assert!(
+            kinds.iter().any(|k| k == kind),
+            "{kind} not among {kinds:?}"
+        );
     };
-    has(&spoiled(|b| std::fs::write(b.join("dir/new"), b"").expect("write")), "only in B");
-    has(&spoiled(|b| std::fs::remove_file(b.join("fifo")).expect("unlink")), "only in A");
+    has(
+        &spoiled(|b| std::fs::write(b.join("dir/new"), b"").expect("write")),
+        "only in B",
+    );
+    has(
+        &spoiled(|b| std::fs::remove_file(b.join("fifo")).expect("unlink")),
+        "only in A",
+    );
     let kinds = spoiled(|b| {
         std::fs::remove_file(b.join("sym")).expect("unlink");
         std::os::unix::fs::symlink("other", b.join("sym")).expect("symlink");
@@ -159,17 +229,26 @@ fn names_types_links_and_holes_are_compared() {
         std::fs::remove_file(b.join("chr")).expect("unlink");
         let rdev = rustix::fs::makedev(1, 5);
         let kind = FileType::CharacterDevice;
-        rustix::fs::mknodat(rustix::fs::CWD, b.join("chr"), kind, 0o600.into(), rdev).expect("mknod");
+        rustix::fs::mknodat(rustix::fs::CWD, b.join("chr"), kind, 0o600.into(), rdev)
+            .expect("mknod");
     });
     has(&kinds, "device");
     let kinds = spoiled(|b| {
-        let file = OpenOptions::new().write(true).open(b.join("sparse")).expect("open");
-        file.write_all_at(&[0; 4096], 1 << 20).expect("zeros where there was a hole");
+        let file = OpenOptions::new()
+            .write(true)
+            .open(b.join("sparse"))
+            .expect("open");
+        file.write_all_at(&[0; 4096], 1 << 20)
+            .expect("zeros where there was a hole");
         file.sync_all().expect("fsync");
     });
     has(&kinds, "data map");
     let kinds = spoiled(|b| {
-        File::options().append(true).open(b.join("other")).and_then(|f| f.set_len(6)).expect("grow");
+        File::options()
+            .append(true)
+            .open(b.join("other"))
+            .and_then(|f| f.set_len(6))
+            .expect("grow");
     });
     has(&kinds, "size");
 }
@@ -181,7 +260,9 @@ fn deeper_than_any_path() {
     let tops = ["a", "b"].map(|name| dir.path().join(name));
     for (number, top) in tops.iter().enumerate() {
         std::fs::create_dir(top).expect("mkdir");
-        let mut fd = File::open(top).map(std::os::fd::OwnedFd::from).expect("open");
+        let mut fd = File::open(top)
+            .map(std::os::fd::OwnedFd::from)
+            .expect("open");
         let name = "d".repeat(200);
         for _ in 0..40 {
             rustix::fs::mkdirat(&fd, &name, 0o755.into()).expect("mkdir");
@@ -191,8 +272,14 @@ fn deeper_than_any_path() {
         let target = if number == 0 { "x" } else { "y" };
         rustix::fs::symlinkat(target, &fd, "bottom").expect("symlink");
     }
-    let ignore = Ignore { times: true, ..Ignore::default() };
+    let ignore = Ignore {
+        times: true,
+        ..Ignore::default()
+    };
     let found = differences(&tops[0], &tops[1], ignore);
-    let kinds: Vec<_> = found.iter().map(crate::support::compare::Difference::kind).collect();
+    let kinds: Vec<_> = found
+        .iter()
+        .map(crate::support::compare::Difference::kind)
+        .collect();
     assert_eq!(kinds, ["symlink target"]);
 }

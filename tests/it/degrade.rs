@@ -32,10 +32,19 @@ fn work(dir: &Path, mib: usize) {
     std::fs::write(dir.join("d/before"), "changed").expect("write");
     std::fs::remove_file(dir.join("work/7")).expect("unlink");
     std::fs::hard_link(dir.join("work/8"), dir.join("work/link")).expect("link");
-    let file = std::fs::OpenOptions::new().append(true).open(dir.join("work/9")).expect("open");
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(dir.join("work/9"))
+        .expect("open");
     file.sync_all().expect("fsync");
-    assert_eq!(std::fs::read(dir.join("work/8")).expect("read"), b"number 8");
-    assert_eq!(std::fs::read(dir.join("work/big")).expect("read").len(), mib << 20);
+    assert_eq!(
+        std::fs::read(dir.join("work/8")).expect("read"),
+        b"number 8"
+    );
+    assert_eq!(
+        std::fs::read(dir.join("work/big")).expect("read").len(),
+        mib << 20
+    );
 }
 
 /// The mirror says that it is degraded, why and what to do, in text and JSON.
@@ -43,12 +52,30 @@ fn work(dir: &Path, mib: usize) {
 fn says_degraded(mount: &TestMount, errno: &[&str]) {
     wait_until("DEGRADED", || mount.state() == "degraded");
     let json = mount.status_json();
-    let reason = json["reason"]["errno"].as_str().unwrap_or_default().to_owned();
+    let reason = json["reason"]["errno"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     assert!(errno.contains(&reason.as_str()), "{json}");
-    assert!(json["reason"]["id"].as_str().is_some_and(|id| id.starts_with("MF-")), "{json}");
-    assert!(json["reason"]["since"].as_str().is_some_and(|t| t.contains('T')), "{json}");
+    assert!(
+        json["reason"]["id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("MF-")),
+        "{json}"
+    );
+    assert!(
+        json["reason"]["since"]
+            .as_str()
+            .is_some_and(|t| t.contains('T')),
+        "{json}"
+    );
     assert_ne!(json["replicas"][0]["state"], "in-sync", "{json}");
-    assert!(json["replicas"][0]["errors"].as_u64().is_some_and(|n| n > 0), "{json}");
+    assert!(
+        json["replicas"][0]["errors"]
+            .as_u64()
+            .is_some_and(|n| n > 0),
+        "{json}"
+    );
     assert_eq!(json["primary"]["state"], "online");
     let text = mount.status().code(1);
     for words in ["DEGRADED", "status:", "action:", reason.as_str()] {
@@ -137,7 +164,12 @@ fn input_output_errors() {
     for (kind, mib) in [("ext4", 64), ("xfs", 320)] {
         let mut image = Image::new(kind, mib, &[]);
         let (mut mount, _) = on_image(&image);
-        crate::support::run::run(std::process::Command::new("sync").arg("-f").arg(image.path())).ok();
+        crate::support::run::run(
+            std::process::Command::new("sync")
+                .arg("-f")
+                .arg(image.path()),
+        )
+        .ok();
         image.shut_down();
         work(&mount.mountpoint, 1);
         says_degraded(&mount, &["EIO"]);
@@ -165,7 +197,11 @@ fn gone() {
     work(&mount.mountpoint, 1);
     mount.umount();
     mount.try_mount(&[]).code(32).says("[MF-0011]");
-    assert_eq!(std::fs::read_dir(image.path()).expect("readdir").count(), 0, "never filled up");
+    assert_eq!(
+        std::fs::read_dir(image.path()).expect("readdir").count(),
+        0,
+        "never filled up"
+    );
     image.mount();
     let ran = mount.try_mount(&[]);
     if ran.code != Some(0) {
@@ -199,7 +235,10 @@ fn failing_on_request() {
     let image = Image::new("ext4", 64, &[]);
     let replica = image.path().join("copy");
     std::fs::create_dir(&replica).expect("mkdir");
-    let mount = Wish::default().replica(&replica).arg("--on-replica-error=fail").mount();
+    let mount = Wish::default()
+        .replica(&replica)
+        .arg("--on-replica-error=fail")
+        .mount();
     std::fs::write(mount.at("f"), "content").expect("write");
     image.shut_down();
     let refused = std::fs::write(mount.at("g"), "content").expect_err("EIO is asked for");

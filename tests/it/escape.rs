@@ -18,7 +18,11 @@ fn canary(root: &Path) {
     for dir in ["", "d0", "d1", "d0/e", "d1/e"] {
         std::fs::create_dir_all(root.join(dir)).expect("mkdir");
         for n in 0..8 {
-            std::fs::write(root.join(dir).join(format!("f{n}")), format!("precious {n}")).expect("write");
+            std::fs::write(
+                root.join(dir).join(format!("f{n}")),
+                format!("precious {n}"),
+            )
+            .expect("write");
         }
     }
 }
@@ -28,7 +32,9 @@ fn work(root: &Path, mut rng: Rng, stop: &AtomicBool, done: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
         let dir = ["d0", "d1", "d0/e", "d1/e", "d0/e/new"][rng.below(5)];
         let path = root.join(dir).join(format!("f{}", rng.below(8)));
-        let other = root.join(["d0", "d1", "d0/e"][rng.below(3)]).join(format!("f{}", rng.below(8)));
+        let other = root
+            .join(["d0", "d1", "d0/e"][rng.below(3)])
+            .join(format!("f{}", rng.below(8)));
         let outcome = match rng.below(10) {
             0..=2 => std::fs::write(&path, "from the mount"),
             3 => std::fs::remove_file(&path),
@@ -37,7 +43,10 @@ fn work(root: &Path, mut rng: Rng, stop: &AtomicBool, done: &AtomicU64) {
             6 => std::fs::create_dir(root.join(dir).join("new")),
             7 => std::fs::remove_dir(root.join(dir).join("new")),
             8 => rustix::fs::chmod(&path, 0o600.into()).map_err(Into::into),
-            _ => std::fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(3)),
+            _ => std::fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|f| f.set_len(3)),
         };
         drop(outcome);
         done.fetch_add(1, Ordering::Relaxed);
@@ -54,11 +63,21 @@ fn nothing_outside_changes() {
     let mut mount = Wish::default().prepare();
     let (outside, copy) = (mount.scratch.join("outside"), mount.scratch.join("copy"));
     canary(&outside);
-    crate::support::run::run(std::process::Command::new("cp").arg("-a").arg(&outside).arg(&copy)).ok();
+    crate::support::run::run(
+        std::process::Command::new("cp")
+            .arg("-a")
+            .arg(&outside)
+            .arg(&copy),
+    )
+    .ok();
     canary(&mount.primary);
     for tree in [&mount.primary, &mount.replica] {
         // What is swapped in: a link to the directory outside of the same name.
-        std::fs::create_dir(mount.dir().join(format!("swap-{}", tree.file_name().expect("a name").display()))).expect("mkdir");
+        std::fs::create_dir(mount.dir().join(format!(
+            "swap-{}",
+            tree.file_name().expect("a name").display()
+        )))
+        .expect("mkdir");
     }
     mount.mount();
     let (stop, done, swaps) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
@@ -70,11 +89,15 @@ fn nothing_outside_changes() {
             scope.spawn(move || work(root, Rng::new(seed ^ n), stop, done));
         }
         for tree in [&mount.primary, &mount.replica] {
-            let aside = mount.dir().join(format!("swap-{}", tree.file_name().expect("a name").display()));
+            let aside = mount.dir().join(format!(
+                "swap-{}",
+                tree.file_name().expect("a name").display()
+            ));
             let (stop, swaps, outside) = (&stop, &swaps, &outside);
             scope.spawn(move || {
                 for (n, dir) in ["d0", "d1"].into_iter().enumerate() {
-                    std::os::unix::fs::symlink(outside.join(dir), aside.join(n.to_string())).expect("symlink");
+                    std::os::unix::fs::symlink(outside.join(dir), aside.join(n.to_string()))
+                        .expect("symlink");
                 }
                 let mut rng = Rng::new(seed ^ 77);
                 while !stop.load(Ordering::Relaxed) {
@@ -82,7 +105,13 @@ fn nothing_outside_changes() {
                     let (inside, link) = (tree.join(["d0", "d1"][n]), aside.join(n.to_string()));
                     // There and back again: the directory is away for a moment only.
                     for _ in 0..2 {
-                        let swap = rustix::fs::renameat_with(CWD, &inside, CWD, &link, RenameFlags::EXCHANGE);
+                        let swap = rustix::fs::renameat_with(
+                            CWD,
+                            &inside,
+                            CWD,
+                            &link,
+                            RenameFlags::EXCHANGE,
+                        );
                         if swap.is_err() {
                             continue;
                         }
@@ -96,12 +125,26 @@ fn nothing_outside_changes() {
         });
         stop.store(true, Ordering::Relaxed);
     });
-    eprintln!("{} operations, {} swaps", done.into_inner(), swaps.into_inner());
+    eprintln!(
+        "{} operations, {} swaps",
+        done.into_inner(),
+        swaps.into_inner()
+    );
     let found = differences(&copy, &outside, Ignore::default());
-    assert!(found.is_empty(), "something outside changed: {}", report(&copy, &outside, &found));
+    assert!(
+        found.is_empty(),
+        "something outside changed: {}",
+        report(&copy, &outside, &found)
+    );
     assert!(alive(mount.pid()), "the daemon died");
-    std::fs::read_dir(&mount.mountpoint).expect("the mount still serves").count();
+    std::fs::read_dir(&mount.mountpoint)
+        .expect("the mount still serves")
+        .count();
     mount.umount();
     let found = differences(&copy, &outside, Ignore::default());
-    assert!(found.is_empty(), "something outside changed: {}", report(&copy, &outside, &found));
+    assert!(
+        found.is_empty(),
+        "something outside changed: {}",
+        report(&copy, &outside, &found)
+    );
 }

@@ -26,7 +26,11 @@ fn no_birth_time() {
     let mount = TestMount::new();
     std::fs::write(mount.at("f"), "").expect("write");
     let stat = statx(CWD, mount.at("f"), AtFlags::empty(), StatxFlags::BTIME).expect("statx");
-    assert_eq!(stat.stx_mask & StatxFlags::BTIME.bits(), 0, "btime is there now");
+    assert_eq!(
+        stat.stx_mask & StatxFlags::BTIME.bits(),
+        0,
+        "btime is there now"
+    );
     mount.finish();
 }
 
@@ -47,7 +51,8 @@ fn syncfs_answers_without_us() {
 fn no_file_handles() {
     need_product!();
     let mount = TestMount::new();
-    let path = std::ffi::CString::new(mount.mountpoint.as_os_str().as_encoded_bytes()).expect("no NUL");
+    let path =
+        std::ffi::CString::new(mount.mountpoint.as_os_str().as_encoded_bytes()).expect("no NUL");
     let answer = crate::support::sys::file_handle(&path);
     // Newer kernels answer with a handle that cannot be opened again; an exportable one is news.
     if answer.is_err() {

@@ -5,7 +5,10 @@
 //! completely. Settings from the environment: `MIRRORFS_TEST_DIR` (where trees are made),
 //! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
 //! (longer random runs), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves).
-#![allow(clippy::disallowed_methods, reason = "tests look at the trees from outside, by path")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the trees from outside, by path"
+)]
 #![allow(clippy::cast_possible_truncation, reason = "test data is small")]
 
 mod churn;

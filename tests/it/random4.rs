@@ -25,7 +25,12 @@ const UNTIL_GONE: &str = "MIRRORFS_WORKER_UNTIL_GONE";
 /// Starts one process of random operations.
 fn start(dir: &Path, seed: u64, until_gone: bool) -> Guarded {
     let mut command = Command::new(std::env::current_exe().expect("ourselves"));
-    command.args(["--exact", "random4::one_of_four", "--nocapture", "--test-threads=1"]);
+    command.args([
+        "--exact",
+        "random4::one_of_four",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command.env(DIR, dir).env(SEED, seed.to_string());
     if until_gone {
         command.env(UNTIL_GONE, "1");
@@ -38,8 +43,13 @@ fn start(dir: &Path, seed: u64, until_gone: bool) -> Guarded {
 /// Not a story of its own: the body of the four processes. Without a directory it has nothing to do.
 #[test]
 fn one_of_four() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
-    let seed = std::env::var(SEED).expect("a seed").parse().expect("a number");
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    let seed = std::env::var(SEED)
+        .expect("a seed")
+        .parse()
+        .expect("a number");
     let until_gone = std::env::var_os(UNTIL_GONE).is_some();
     let (send, stop) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
@@ -47,7 +57,10 @@ fn one_of_four() {
         drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
         drop(send);
     });
-    let mut worker = Worker { dir: PathBuf::from(dir), rng: Rng::new(seed) };
+    let mut worker = Worker {
+        dir: PathBuf::from(dir),
+        rng: Rng::new(seed),
+    };
     while stop.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
         match worker.step() {
             Ok(()) => {}
@@ -67,8 +80,18 @@ fn gone(error: &std::io::Error, dir: &Path) -> bool {
 
 fn expected(error: &std::io::Error) -> bool {
     let usual = [
-        libc::ENOENT, libc::EEXIST, libc::ENOTDIR, libc::EISDIR, libc::ENOTEMPTY, libc::ELOOP,
-        libc::EINVAL, libc::EPERM, libc::EMLINK, libc::ENODATA, libc::ENXIO, libc::ETXTBSY,
+        libc::ENOENT,
+        libc::EEXIST,
+        libc::ENOTDIR,
+        libc::EISDIR,
+        libc::ENOTEMPTY,
+        libc::ELOOP,
+        libc::EINVAL,
+        libc::EPERM,
+        libc::EMLINK,
+        libc::ENODATA,
+        libc::ENXIO,
+        libc::ETXTBSY,
     ];
     error.raw_os_error().is_some_and(|e| usual.contains(&e))
 }
@@ -108,8 +131,8 @@ impl Worker {
                 file.sync_all()
             }
             7 => {
-                // A private map: a shared one could be cut by another process under our hands, and
-                // only fault when touched, so it is not touched.
+                // Mapped and not touched: another process may cut the file, and a touch would be
+                // SIGBUS. What it exercises is the daemon's side of opening and mapping.
                 let file = open()?;
                 let len = usize::try_from(file.metadata()?.len()).expect("small");
                 Map::new(&file, 0, len.max(1), true, false).map(drop)?;
@@ -143,15 +166,30 @@ impl Worker {
 
 /// Descriptors and resident KiB of the daemon.
 fn weight(pid: u32) -> (usize, u64) {
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the daemon").count();
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the daemon")
+        .count();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon");
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
-    (fds, line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number"))
+    let line = status
+        .lines()
+        .find(|l| l.starts_with("VmRSS:"))
+        .expect("VmRSS");
+    (
+        fds,
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .expect("a number"),
+    )
 }
 
 fn equal(mount: &TestMount) {
     let found = differences(&mount.primary, &mount.replica, Ignore::default());
-    assert!(found.is_empty(), "{}", report(&mount.primary, &mount.replica, &found));
+    assert!(
+        found.is_empty(),
+        "{}",
+        report(&mount.primary, &mount.replica, &found)
+    );
 }
 
 /// For the whole time: no difference, no death, no growth.
@@ -162,7 +200,9 @@ fn four_processes() {
     let work = mount.at("work");
     std::fs::create_dir(&work).expect("mkdir");
     let seed = seed("random4");
-    let workers: Vec<_> = (0..4).map(|n| start(&work, seed.wrapping_add(n), false)).collect();
+    let workers: Vec<_> = (0..4)
+        .map(|n| start(&work, seed.wrapping_add(n), false))
+        .collect();
     let seconds = Duration::from_secs(setting("MIRRORFS_SECONDS", 20));
     let (begun, pid) = (Instant::now(), mount.pid());
     let mut early = None;
@@ -177,8 +217,14 @@ fn four_processes() {
     let (fds, memory) = weight(pid);
     let (fds_early, memory_early) = early.expect("a quarter went by");
     end(workers);
-    assert!(fds <= fds_early + 200, "descriptors grew from {fds_early} to {fds}");
-    assert!(memory <= memory_early + 64 * 1024, "memory grew from {memory_early} to {memory} KiB");
+    assert!(
+        fds <= fds_early + 200,
+        "descriptors grew from {fds_early} to {fds}"
+    );
+    assert!(
+        memory <= memory_early + 64 * 1024,
+        "memory grew from {memory_early} to {memory} KiB"
+    );
     assert_eq!(mount.state(), "in-sync");
     mount.assert_equal();
     mount.finish();
@@ -193,7 +239,9 @@ fn terminated_in_the_middle() {
         let work = mount.at("work");
         std::fs::create_dir(&work).expect("mkdir");
         let seed = seed("terminated");
-        let workers: Vec<_> = (0..4).map(|n| start(&work, seed.wrapping_add(n), true)).collect();
+        let workers: Vec<_> = (0..4)
+            .map(|n| start(&work, seed.wrapping_add(n), true))
+            .collect();
         wait_until("the work is under way", || {
             std::fs::read_dir(&work).is_ok_and(|d| d.count() > 4 - round)
         });
@@ -215,6 +263,9 @@ fn end(workers: Vec<Guarded>) {
     for mut worker in workers {
         drop(worker.0.stdin.take());
         let status = worker.0.wait().expect("wait");
-        assert!(status.success(), "a process of random operations failed: {status}");
+        assert!(
+            status.success(),
+            "a process of random operations failed: {status}"
+        );
     }
 }

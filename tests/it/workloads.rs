@@ -31,7 +31,10 @@ const LARGEST: usize = 256 * 1024;
 impl Fsx {
     fn range(&mut self, limit: usize) -> (usize, usize) {
         let offset = self.rng.below(limit.max(1));
-        (offset, 1 + self.rng.below((limit - offset).clamp(1, 60_000)))
+        (
+            offset,
+            1 + self.rng.below((limit - offset).clamp(1, 60_000)),
+        )
     }
 
     fn step(&mut self) {
@@ -91,7 +94,13 @@ impl Fsx {
                 let (at, len) = self.range(LARGEST - 1);
                 let len = len.min(LARGEST - at);
                 self.done.push(format!("zero {at} {len}"));
-                fallocate(&self.fd, FallocateFlags::ZERO_RANGE, offset(at), offset(len)).expect("zero range");
+                fallocate(
+                    &self.fd,
+                    FallocateFlags::ZERO_RANGE,
+                    offset(at),
+                    offset(len),
+                )
+                .expect("zero range");
                 self.model.resize(size.max(at + len), 0);
                 self.model[at..at + len].fill(0);
             }
@@ -112,7 +121,12 @@ impl Fsx {
             }
         }
         let stat = rustix::fs::fstat(&self.fd).expect("fstat");
-        assert_eq!(stat.st_size, i64::try_from(self.model.len()).expect("small"), "size after {}", self.last());
+        assert_eq!(
+            stat.st_size,
+            i64::try_from(self.model.len()).expect("small"),
+            "size after {}",
+            self.last()
+        );
     }
 
     fn last(&self) -> String {
@@ -123,7 +137,12 @@ impl Fsx {
     fn same(&self, got: &[u8], expected: &[u8]) {
         if got != expected {
             let at = got.iter().zip(expected).position(|(a, b)| a != b);
-            panic!("{} bytes for {}, first wrong {at:?}, after\n{}", got.len(), expected.len(), self.last());
+            panic!(
+                "{} bytes for {}, first wrong {at:?}, after\n{}",
+                got.len(),
+                expected.len(),
+                self.last()
+            );
         }
     }
 }
@@ -156,7 +175,10 @@ fn fsx() {
             fsx.step();
         }
         fsx.same(&std::fs::read(&path).expect("read"), &fsx.model);
-        fsx.same(&std::fs::read(mount.primary.join(format!("f{round}"))).expect("read"), &fsx.model);
+        fsx.same(
+            &std::fs::read(mount.primary.join(format!("f{round}"))).expect("read"),
+            &fsx.model,
+        );
     }
     mount.finish();
 }
@@ -174,9 +196,13 @@ fn fio_verify() {
         "--rw=randrw --bs=16k --ioengine=mmap",
     ];
     for (n, job) in jobs.into_iter().enumerate() {
-        shell(&mount.mountpoint, &format!(
-            "fio --name=job{n} --size=24m --numjobs=2 --verify=crc32c --do_verify=1 --verify_fatal=1 \
-             --randseed={n} --fallocate=none --output-format=terse {job}"));
+        shell(
+            &mount.mountpoint,
+            &format!(
+                "fio --name=job{n} --size=24m --numjobs=2 --verify=crc32c --do_verify=1 --verify_fatal=1 \
+             --randseed={n} --fallocate=none --output-format=terse {job}"
+            ),
+        );
     }
     mount.finish();
 }
@@ -187,7 +213,10 @@ fn sqlite() {
     need_programs!("sqlite3");
     let mount = TestMount::new();
     for mode in ["wal", "delete", "truncate", "persist"] {
-        let out = shell(&mount.mountpoint, &format!(r#"
+        let out = shell(
+            &mount.mountpoint,
+            &format!(
+                r#"
             db={mode}.db
             sqlite3 $db 'pragma journal_mode={mode}; create table t(id integer primary key, who, text)' >/dev/null
             write() {{
@@ -200,7 +229,9 @@ fn sqlite() {
             for i in $(seq 10); do sqlite3 -cmd '.timeout 60000' $db 'select count(*) from t' >/dev/null; done
             wait $one; wait $two
             sqlite3 -cmd '.timeout 60000' $db 'update t set text = lower(text) where id % 3 = 0; delete from t where id % 5 = 0; vacuum'
-            sqlite3 $db 'pragma integrity_check; select count(*) from t'"#));
+            sqlite3 $db 'pragma integrity_check; select count(*) from t'"#
+            ),
+        );
         assert_eq!(out, "ok\n1280\n", "{mode}");
     }
     mount.finish();
@@ -211,7 +242,9 @@ fn sqlite() {
 fn git() {
     need_programs!("git");
     let mount = TestMount::new();
-    shell(&mount.mountpoint, r#"
+    shell(
+        &mount.mountpoint,
+        r#"
         export HOME=$PWD GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
         export GIT_CONFIG_GLOBAL=/dev/null GIT_TERMINAL_PROMPT=0
         git init -q -b main repo; cd repo; git config gc.auto 0
@@ -226,7 +259,8 @@ fn git() {
         git -C clone commit -q --allow-empty -m more; git -C clone push -q ../bare main
         git -C repo gc -q --prune=now; git -C repo fsck --full --strict; git -C bare repack -adq; git -C bare fsck --full
         git -C repo pull -q ../bare main; git -C repo stash list; git -C repo log --oneline | wc -l
-        rm -rf clone; git clone -q bare clone; diff -r --exclude=.git repo clone"#);
+        rm -rf clone; git clone -q bare clone; diff -r --exclude=.git repo clone"#,
+    );
     mount.finish();
 }
 
@@ -239,14 +273,24 @@ fn a_c_build() {
     std::fs::create_dir_all(dir.join("src")).expect("mkdir");
     let (mut main, mut sum) = (String::from("#include <stdio.h>\n"), String::from("0"));
     for n in 0..40 {
-        std::fs::write(dir.join(format!("src/m{n}.h")), format!("int f{n}(int x);\n")).expect("write");
+        std::fs::write(
+            dir.join(format!("src/m{n}.h")),
+            format!("int f{n}(int x);\n"),
+        )
+        .expect("write");
         let mut code = format!("#include \"m{n}.h\"\n#include <stdlib.h>\n#include <string.h>\n");
-        write!(code, "int f{n}(int x) {{ int a[64]; memset(a, 0, sizeof a); a[x % 64] = {n}; return a[abs(x) % 64]; }}\n").expect("text");
+        let body =
+            format!("int a[64]; memset(a, 0, sizeof a); a[x % 64] = {n}; return a[abs(x) % 64];");
+        writeln!(code, "int f{n}(int x) {{ {body} }}").expect("text");
         std::fs::write(dir.join(format!("src/m{n}.c")), code).expect("write");
         writeln!(main, "#include \"m{n}.h\"").expect("text");
         write!(sum, " + f{n}({n})").expect("text");
     }
-    writeln!(main, "int main(void) {{ printf(\"%d\\n\", {sum}); return 0; }}").expect("text");
+    writeln!(
+        main,
+        "int main(void) {{ printf(\"%d\\n\", {sum}); return 0; }}"
+    )
+    .expect("text");
     std::fs::write(dir.join("src/main.c"), main).expect("write");
     let make = "OBJS := $(patsubst src/%.c,obj/%.o,$(wildcard src/m[0-9]*.c))\n\
         prog: obj/main.o libm.a\n\tgcc -o $@ obj/main.o libm.a\n\
@@ -275,17 +319,28 @@ fn tar_of_a_large_tree() {
         std::fs::write(dir.join(format!("f{n}")), rng.bytes(len)).expect("write");
         if n % 50 == 0 {
             std::fs::hard_link(dir.join(format!("f{n}")), dir.join(format!("l{n}"))).expect("link");
-            std::os::unix::fs::symlink(format!("f{n}"), dir.join(format!("s{n}"))).expect("symlink");
+            std::os::unix::fs::symlink(format!("f{n}"), dir.join(format!("s{n}")))
+                .expect("symlink");
         }
     }
-    shell(&mount.scratch, "tar -cf tree.tar tree");
+    shell(&mount.scratch, "tar --format=posix -cf tree.tar tree");
     let tar = mount.scratch.join("tree.tar");
     shell(&mount.mountpoint, &format!("tar -xf {}", tar.display()));
     let ignore = crate::support::compare::Ignore::default();
     let found = crate::support::compare::differences(&tree, &mount.at("tree"), ignore);
-    assert!(found.is_empty(), "unpacked: {}", crate::support::compare::report(&tree, &mount.at("tree"), &found));
-    shell(&mount.mountpoint, "tar -cf again.tar tree; mkdir x; tar -C x -xf again.tar; diff -r tree x/tree; rm -rf x again.tar");
-    shell(&mount.mountpoint, "rm -rf tree/d[0-9] tree/d1[0-9]; find tree -type f | wc -l");
+    assert!(
+        found.is_empty(),
+        "unpacked: {}",
+        crate::support::compare::report(&tree, &mount.at("tree"), &found)
+    );
+    shell(
+        &mount.mountpoint,
+        "tar -cf again.tar tree; mkdir x; tar -C x -xf again.tar; diff -r tree x/tree; rm -rf x again.tar",
+    );
+    shell(
+        &mount.mountpoint,
+        "rm -rf tree/d[0-9] tree/d1[0-9]; find tree -type f | wc -l",
+    );
     mount.finish();
 }
 
@@ -305,7 +360,8 @@ fn postgresql() {
     let (data, run_dir) = (mount.at("data"), mount.scratch.join("run"));
     std::fs::create_dir(&data).expect("mkdir");
     std::fs::create_dir(&run_dir).expect("mkdir");
-    let script = format!(r#"
+    let script = format!(
+        r#"
         chown postgres {data} {run}; chmod 700 {data}
         as() {{ setpriv --reuid=postgres --regid=postgres --init-groups env -i PATH={bin}:/usr/bin:/bin LC_ALL=C PGHOST={run} PGDATABASE=postgres "$@"; }}
         stop() {{ as pg_ctl -D {data} -m fast -w stop >/dev/null 2>&1 || true; }}
@@ -316,19 +372,26 @@ fn postgresql() {
         start() {{ as pg_ctl -D {data} -l {run}/log -w -t 120 start >/dev/null; }}
         start
         as pgbench -i -s 2 -q 2>/dev/null
-        as pgbench -c 4 -j 2 -t 200 2>/dev/null | grep -q 'transactions actually processed: 800/800'
+        as pgbench -n -c 4 -j 2 -t 200 2>/dev/null | grep -q 'transactions actually processed: 800/800'
         as psql -Atc 'checkpoint' >/dev/null
-        as pgbench -c 2 -t 100 2>/dev/null >/dev/null
+        as pgbench -n -c 2 -t 100 2>/dev/null >/dev/null
         as pg_ctl -D {data} -m immediate -w stop >/dev/null
         start
         as psql -Atc 'select count(*), sum(abalance) = (select sum(delta) from pgbench_history) from pgbench_accounts'
-        as psql -Atc 'create table t as select g, md5(g::text) from generate_series(1, 20000) g; create index on t(md5); vacuum full pgbench_accounts; select count(*) from t'
+        as psql -qAt -c 'create table t as select g, md5(g::text) from generate_series(1, 20000) g' -c 'create index on t(md5)' -c 'vacuum full pgbench_accounts' -c 'select count(*) from t'
         as pg_dumpall > {run}/dump
         as pg_ctl -D {data} -m fast -w restart -l {run}/log >/dev/null
         as psql -Atc 'select count(*) from pgbench_history'
-        stop"#, data = data.display(), run = run_dir.display(), bin = bin.display());
+        stop"#,
+        data = data.display(),
+        run = run_dir.display(),
+        bin = bin.display()
+    );
     let out = shell(&mount.scratch, &script);
-    let lines: Vec<_> = out.lines().filter(|l| l.starts_with(|c: char| c.is_ascii_digit())).collect();
+    let lines: Vec<_> = out
+        .lines()
+        .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+        .collect();
     assert_eq!(lines, ["200000|t", "20000", "1000"], "{out}");
     mount.finish();
 }
@@ -338,8 +401,11 @@ fn postgres_bin() -> Option<std::path::PathBuf> {
     let found = find("initdb").and_then(|p| p.canonicalize().ok());
     let found = found.and_then(|p| p.parent().map(Path::to_path_buf));
     found.or_else(|| {
-        let mut all: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").ok()?
-            .filter_map(|e| Some(e.ok()?.path().join("bin"))).filter(|p| p.join("initdb").is_file()).collect();
+        let mut all: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")
+            .ok()?
+            .filter_map(|e| Some(e.ok()?.path().join("bin")))
+            .filter(|p| p.join("initdb").is_file())
+            .collect();
         all.sort();
         all.pop()
     })

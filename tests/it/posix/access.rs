@@ -15,15 +15,25 @@ fn files() {
         g.file("f", 0o644, "content");
         for (owner, group) in [(ALICE.uid, SHARED), (BOB.uid, CAROL.gid), (0, 0)] {
             g.chown("f", owner.into(), group.into());
-            for mode in [0o400, 0o040, 0o004, 0o200, 0o020, 0o002, 0o100, 0o010, 0o001, 0o060, 0o606, 0o000] {
+            for mode in [
+                0o400, 0o040, 0o004, 0o200, 0o020, 0o002, 0o100, 0o010, 0o001, 0o060, 0o606, 0o000,
+            ] {
                 g.chmod("f", mode);
                 for user in [ALICE, BOB, CAROL] {
                     user::with(user, || {
                         g.note(format_args!("uid {}", user.uid));
                         drop(g.open("f", "r", 0));
                         drop(g.open("f", "w", 0));
-                        for want in [Access::READ_OK, Access::WRITE_OK, Access::EXEC_OK, Access::EXISTS] {
-                            g.did(format_args!("access {want:?}"), rustix::fs::access(g.at("f"), want));
+                        for want in [
+                            Access::READ_OK,
+                            Access::WRITE_OK,
+                            Access::EXEC_OK,
+                            Access::EXISTS,
+                        ] {
+                            g.did(
+                                format_args!("access {want:?}"),
+                                rustix::fs::access(g.at("f"), want),
+                            );
                         }
                     });
                 }
@@ -41,7 +51,9 @@ fn directories() {
         g.file("d/f", 0o666, "x");
         g.chmod("d/f", 0o666);
         g.chown("d", ALICE.uid.into(), SHARED.into());
-        for mode in [0o700, 0o070, 0o007, 0o711, 0o744, 0o733, 0o755, 0o770, 0o000] {
+        for mode in [
+            0o700, 0o070, 0o007, 0o711, 0o744, 0o733, 0o755, 0o770, 0o000,
+        ] {
             g.chmod("d", mode);
             for user in [ALICE, BOB, CAROL] {
                 user::with(user, || {
@@ -79,7 +91,11 @@ fn closed_paths() {
                 g.cat("private/open/f");
                 g.stat("private/open");
                 g.file("private/open/g", 0o644, "");
-                g.rename("private/open/f", "private/open/h", rustix::fs::RenameFlags::empty());
+                g.rename(
+                    "private/open/f",
+                    "private/open/h",
+                    rustix::fs::RenameFlags::empty(),
+                );
             });
         }
         g.list("private/open");

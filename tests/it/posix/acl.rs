@@ -19,19 +19,41 @@ fn acl_and_mode() {
     need_root!();
     parity(|g| {
         g.file("f", 0o640, "content");
-        g.setxattr("f", ACCESS, &encode(&[Owner(7), User(ALICE.uid, 6), OwningGroup(4), Mask(6), Other(0)]));
+        g.setxattr(
+            "f",
+            ACCESS,
+            &encode(&[
+                Owner(7),
+                User(ALICE.uid, 6),
+                OwningGroup(4),
+                Mask(6),
+                Other(0),
+            ]),
+        );
         show(g, "f");
         for mode in [0o600, 0o677, 0o644, 0o7777, 0o2000] {
             g.watch("f", || g.chmod("f", mode));
             show(g, "f");
         }
         // One that says no more than a mode becomes a mode.
-        g.watch("f", || g.setxattr("f", ACCESS, &encode(&[Owner(6), OwningGroup(4), Other(1)])));
+        g.watch("f", || {
+            g.setxattr("f", ACCESS, &encode(&[Owner(6), OwningGroup(4), Other(1)]))
+        });
         show(g, "f");
         g.setxattr("f", ACCESS, &encode(&[Owner(6), User(1, 6)]));
         g.setxattr("f", ACCESS, b"rubbish");
         g.setxattr("f", DEFAULT, &encode(&[Owner(7), OwningGroup(5), Other(5)]));
-        g.setxattr("f", ACCESS, &encode(&[Owner(7), Group(SHARED, 6), OwningGroup(4), Mask(7), Other(0)]));
+        g.setxattr(
+            "f",
+            ACCESS,
+            &encode(&[
+                Owner(7),
+                Group(SHARED, 6),
+                OwningGroup(4),
+                Mask(7),
+                Other(0),
+            ]),
+        );
         g.removexattr("f", ACCESS);
         show(g, "f");
         g.removexattr("f", ACCESS);
@@ -46,8 +68,21 @@ fn inheritance_and_umask() {
     parity(|g| {
         let acls: [&[Ace]; 3] = [
             &[Owner(7), OwningGroup(5), Other(5)],
-            &[Owner(7), User(ALICE.uid, 7), OwningGroup(5), Mask(7), Other(0)],
-            &[Owner(6), User(BOB.uid, 4), OwningGroup(4), Group(SHARED, 6), Mask(4), Other(4)],
+            &[
+                Owner(7),
+                User(ALICE.uid, 7),
+                OwningGroup(5),
+                Mask(7),
+                Other(0),
+            ],
+            &[
+                Owner(6),
+                User(BOB.uid, 4),
+                OwningGroup(4),
+                Group(SHARED, 6),
+                Mask(4),
+                Other(4),
+            ],
         ];
         for (n, acl) in acls.iter().enumerate() {
             let dir = format!("d{n}");
@@ -81,10 +116,35 @@ fn obeyed() {
         g.file("f", 0o600, "content");
         g.chown("f", CAROL.uid.into(), CAROL.gid.into());
         let acls: [&[Ace]; 4] = [
-            &[Owner(6), User(ALICE.uid, 6), OwningGroup(0), Mask(6), Other(0)],
-            &[Owner(6), User(ALICE.uid, 6), OwningGroup(0), Mask(4), Other(0)],
-            &[Owner(4), OwningGroup(0), Group(SHARED, 6), Mask(6), Other(0)],
-            &[Owner(0), User(BOB.uid, 0), OwningGroup(0), Group(SHARED, 6), Mask(6), Other(4)],
+            &[
+                Owner(6),
+                User(ALICE.uid, 6),
+                OwningGroup(0),
+                Mask(6),
+                Other(0),
+            ],
+            &[
+                Owner(6),
+                User(ALICE.uid, 6),
+                OwningGroup(0),
+                Mask(4),
+                Other(0),
+            ],
+            &[
+                Owner(4),
+                OwningGroup(0),
+                Group(SHARED, 6),
+                Mask(6),
+                Other(0),
+            ],
+            &[
+                Owner(0),
+                User(BOB.uid, 0),
+                OwningGroup(0),
+                Group(SHARED, 6),
+                Mask(6),
+                Other(4),
+            ],
         ];
         for acl in acls {
             g.setxattr("f", ACCESS, &encode(acl));
@@ -92,16 +152,31 @@ fn obeyed() {
                 user::with(user, || {
                     drop(g.open("f", "r", 0));
                     drop(g.open("f", "w", 0));
-                    g.did("access", rustix::fs::access(g.at("f"), rustix::fs::Access::READ_OK));
+                    g.did(
+                        "access",
+                        rustix::fs::access(g.at("f"), rustix::fs::Access::READ_OK),
+                    );
                 });
             }
         }
         g.mkdir("d", 0o700);
-        g.setxattr("d", ACCESS, &encode(&[Owner(7), User(ALICE.uid, 7), OwningGroup(0), Mask(7), Other(0)]));
+        g.setxattr(
+            "d",
+            ACCESS,
+            &encode(&[
+                Owner(7),
+                User(ALICE.uid, 7),
+                OwningGroup(0),
+                Mask(7),
+                Other(0),
+            ]),
+        );
         user::with(ALICE, || g.file("d/a", 0o644, ""));
         user::with(BOB, || g.file("d/b", 0o644, ""));
         user::with(BOB, || g.stat("d/a"));
-        user::with(BOB, || g.setxattr("d", ACCESS, &encode(&[Owner(7), OwningGroup(0), Other(7)])));
+        user::with(BOB, || {
+            g.setxattr("d", ACCESS, &encode(&[Owner(7), OwningGroup(0), Other(7)]))
+        });
     });
 }
 
@@ -115,7 +190,13 @@ fn setgid_and_acls() {
             g.file(&path, 0o644, "");
             g.chown(&path, ALICE.uid.into(), gid.into());
             g.chmod(&path, 0o2755);
-            let acl = encode(&[Owner(7), User(BOB.uid, 5), OwningGroup(5), Mask(5), Other(5)]);
+            let acl = encode(&[
+                Owner(7),
+                User(BOB.uid, 5),
+                OwningGroup(5),
+                Mask(5),
+                Other(5),
+            ]);
             user::with(ALICE, || g.setxattr(&path, ACCESS, &acl));
             g.stat(&path);
             g.chmod(&path, 0o2755);
@@ -140,10 +221,13 @@ fn setfacl_and_getfacl() {
     need_root!();
     crate::need_programs!("setfacl", "getfacl");
     parity(|g| {
-        let out = crate::support::run::shell(&g.root, "mkdir d; touch d/f
+        let out = crate::support::run::shell(
+            &g.root,
+            "mkdir d; touch d/f
             setfacl -m u:1234:rwx,g:4321:r-x d/f; setfacl -d -m u:1234:rw d
             mkdir d/sub; touch d/sub/g; chmod g-w d/f; cp -a d e; setfacl -R -x u:1234 e
-            getfacl -R -n d e; setfacl -b d/f; getfacl -n d/f");
+            getfacl -R -n d e; setfacl -b d/f; getfacl -n d/f",
+        );
         g.note(out);
     });
 }

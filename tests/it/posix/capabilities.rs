@@ -8,7 +8,10 @@ use crate::support::user::{self, ALICE};
 const NAME: &str = "security.capability";
 
 fn value() -> Vec<u8> {
-    [0x0200_0001_u32, 1 << 10, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect()
+    [0x0200_0001_u32, 1 << 10, 0, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect()
 }
 
 /// Written by anyone, truncated, given away: gone as natively; read or renamed: kept.

@@ -64,7 +64,12 @@ fn chown_by_owners() {
             g.chown(path, ALICE.uid.into(), ALICE.gid.into());
             for special in 0..8 {
                 for rest in [0o755, 0o645] {
-                    for gid in [i64::from(SHARED), i64::from(ALICE.gid), i64::from(BOB.gid), -1] {
+                    for gid in [
+                        i64::from(SHARED),
+                        i64::from(ALICE.gid),
+                        i64::from(BOB.gid),
+                        -1,
+                    ] {
                         g.chmod(path, special << 9 | rest);
                         user::with(ALICE, || g.chown(path, -1, gid));
                         g.stat(path);
@@ -108,7 +113,10 @@ fn chown_of_symlinks() {
         g.chown("link", 5, 6);
         g.stat("link");
         g.stat("target");
-        g.did("chown follows", rustix::fs::chown(g.at("link"), Some(rustix::fs::Uid::from_raw(9)), None));
+        g.did(
+            "chown follows",
+            rustix::fs::chown(g.at("link"), Some(rustix::fs::Uid::from_raw(9)), None),
+        );
         g.stat("link");
         g.stat("target");
     });

@@ -103,10 +103,23 @@ fn one_winner() {
         for round in 0..50 {
             let path = g.at(format!("f{round}"));
             let won = std::thread::scope(|scope| {
-                let tries: Vec<_> = (0..4).map(|_| scope.spawn(|| {
-                    std::fs::OpenOptions::new().write(true).create_new(true).open(&path).is_ok()
-                })).collect();
-                tries.into_iter().filter(|_| true).map(|t| t.join().expect("join")).filter(|&w| w).count()
+                let tries: Vec<_> = (0..4)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            std::fs::OpenOptions::new()
+                                .write(true)
+                                .create_new(true)
+                                .open(&path)
+                                .is_ok()
+                        })
+                    })
+                    .collect();
+                tries
+                    .into_iter()
+                    .filter(|_| true)
+                    .map(|t| t.join().expect("join"))
+                    .filter(|&w| w)
+                    .count()
             });
             g.note(format_args!("{won} winner"));
         }

@@ -72,6 +72,8 @@ fn by_users() {
         let none = IFlags::empty();
         user::with(ALICE, || change(g, "f", "r", IFlags::NODUMP, none));
         user::with(ALICE, || change(g, "f", "r", IFlags::IMMUTABLE, none));
-        user::with(crate::support::user::BOB, || change(g, "f", "r", IFlags::NOATIME, none));
+        user::with(crate::support::user::BOB, || {
+            change(g, "f", "r", IFlags::NOATIME, none)
+        });
     });
 }

@@ -88,10 +88,16 @@ fn linkat_of_a_descriptor() {
         let proc = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flags = rustix::fs::AtFlags::SYMLINK_FOLLOW;
         let cwd = rustix::fs::CWD;
-        g.did("linkat", rustix::fs::linkat(cwd, &proc, cwd, g.at("g"), flags));
+        g.did(
+            "linkat",
+            rustix::fs::linkat(cwd, &proc, cwd, g.at("g"), flags),
+        );
         g.unlink("f");
         g.unlink("g");
-        g.did("linkat of the unlinked", rustix::fs::linkat(cwd, &proc, cwd, g.at("h"), flags));
+        g.did(
+            "linkat of the unlinked",
+            rustix::fs::linkat(cwd, &proc, cwd, g.at("h"), flags),
+        );
         g.fstat("fd", &fd);
     });
 }

@@ -22,7 +22,9 @@ fn whole_files() {
     parity(|g| {
         g.file("f", 0o644, "");
         let (a, b) = (g.fd("f", "rw"), g.fd("f", "r"));
-        use FlockOperation::{NonBlockingLockExclusive as Ex, NonBlockingLockShared as Sh, Unlock as Un};
+        use FlockOperation::{
+            NonBlockingLockExclusive as Ex, NonBlockingLockShared as Sh, Unlock as Un,
+        };
         g.did("a shared", flock(&a, Sh));
         g.did("b shared", flock(&b, Sh));
         g.did("a exclusive", flock(&a, Ex));
@@ -36,7 +38,10 @@ fn whole_files() {
         g.did("released by close", flock(&b, Ex));
         // fcntl locks and flock do not meet.
         let c = g.fd("f", "rw");
-        g.did("record lock", lock(&c, libc::F_OFD_SETLK, range(WRITE, 0, 0)));
+        g.did(
+            "record lock",
+            lock(&c, libc::F_OFD_SETLK, range(WRITE, 0, 0)),
+        );
     });
 }
 
@@ -46,8 +51,11 @@ fn ranges() {
     parity(|g| {
         g.file("f", 0o644, "0123456789");
         let (a, b) = (g.fd("f", "rw"), g.fd("f", "rw"));
-        let set = |fd: &OwnedFd, kind, start, len| lock(fd, libc::F_OFD_SETLK, range(kind, start, len)).map(drop);
-        let get = |fd: &OwnedFd, kind, start, len| lock(fd, libc::F_OFD_GETLK, range(kind, start, len));
+        let set = |fd: &OwnedFd, kind, start, len| {
+            lock(fd, libc::F_OFD_SETLK, range(kind, start, len)).map(drop)
+        };
+        let get =
+            |fd: &OwnedFd, kind, start, len| lock(fd, libc::F_OFD_GETLK, range(kind, start, len));
         g.did("a writes 0-100", set(&a, WRITE, 0, 100));
         g.did("b reads 50", set(&b, READ, 50, 1));
         g.did("b asks 50", get(&b, READ, 50, 1).map(|k| k == WRITE));
@@ -77,11 +85,24 @@ fn process_locks() {
         g.did("b, the same process", set(&b, WRITE));
         drop(b);
         g.did("a again", set(&a, READ));
-        g.did("flock held here", flock(&a, FlockOperation::NonBlockingLockExclusive));
-        let other = crate::support::run::run(std::process::Command::new("flock").arg("-n").arg(g.at("f")).arg("true"));
+        g.did(
+            "flock held here",
+            flock(&a, FlockOperation::NonBlockingLockExclusive),
+        );
+        let other = crate::support::run::run(
+            std::process::Command::new("flock")
+                .arg("-n")
+                .arg(g.at("f"))
+                .arg("true"),
+        );
         g.note(format_args!("another process gets it: {:?}", other.code));
         drop(a);
-        let other = crate::support::run::run(std::process::Command::new("flock").arg("-n").arg(g.at("f")).arg("true"));
+        let other = crate::support::run::run(
+            std::process::Command::new("flock")
+                .arg("-n")
+                .arg(g.at("f"))
+                .arg("true"),
+        );
         g.note(format_args!("another process gets it: {:?}", other.code));
     });
 }
@@ -135,7 +156,8 @@ fn waiting_can_be_interrupted() {
         let mut waiter = crate::support::run::Guarded(waiter);
         let pid = waiter.0.id();
         crate::support::wait_until("it waits", || {
-            let syscall = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            let syscall =
+                std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
             syscall.starts_with(&format!("{} ", libc::SYS_flock))
         });
         let id = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");

@@ -10,12 +10,27 @@ use crate::support::ground::parity;
 fn paths_lead_where_they_lead() {
     parity(|g| {
         for path in ["nothing", "nothing/below", ".", "..", "./."] {
-            g.did(format_args!("exists {path}"), statat(CWD, g.at(path), AtFlags::empty()).map(drop));
+            g.did(
+                format_args!("exists {path}"),
+                statat(CWD, g.at(path), AtFlags::empty()).map(drop),
+            );
         }
         g.mkdir("dir", 0o750);
         g.file("file", 0o640, "content");
-        for path in ["dir", "dir/", "dir/.", "dir/..", "file", "file/", "file/below", "dir/none"] {
-            g.did(format_args!("exists {path}"), statat(CWD, g.at(path), AtFlags::empty()).map(drop));
+        for path in [
+            "dir",
+            "dir/",
+            "dir/.",
+            "dir/..",
+            "file",
+            "file/",
+            "file/below",
+            "dir/none",
+        ] {
+            g.did(
+                format_args!("exists {path}"),
+                statat(CWD, g.at(path), AtFlags::empty()).map(drop),
+            );
         }
         g.stat("dir");
         g.stat("file");
@@ -63,7 +78,9 @@ fn stat_follows_every_change() {
         g.watch("f", || g.setxattr("f", "user.a", b"1"));
         g.watch("f", || g.removexattr("f", "user.a"));
         g.watch("f", || g.cat("f"));
-        g.watch("f", || g.rename("f", "f2", rustix::fs::RenameFlags::empty()));
+        g.watch("f", || {
+            g.rename("f", "f2", rustix::fs::RenameFlags::empty())
+        });
         g.watch("f2", || {
             let fd = g.fd("f2", "w");
             g.did("write", rustix::io::write(&fd, b"x"));
@@ -85,7 +102,9 @@ fn directories_follow_their_entries() {
         g.watch("d", || g.symlink("f", "d/s"));
         g.watch("d", || g.mkdir("d/sub", 0o755));
         g.stat("d");
-        g.watch("d", || g.rename("d/l", "d/m", rustix::fs::RenameFlags::empty()));
+        g.watch("d", || {
+            g.rename("d/l", "d/m", rustix::fs::RenameFlags::empty())
+        });
         g.watch("d", || g.unlink("d/m"));
         g.watch("d", || g.rmdir("d/sub"));
         g.watch("d", || g.mknod("d/fifo", 0o010_644, 0));

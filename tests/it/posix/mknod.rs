@@ -19,7 +19,9 @@ fn each_type() {
         g.mknod("suid", 0o106_755, 0);
         g.umask(0);
         g.mknod("open", 0o010_666, 0);
-        for path in ["fifo", "sock", "file", "chr", "blk", "bigdev", "suid", "open"] {
+        for path in [
+            "fifo", "sock", "file", "chr", "blk", "bigdev", "suid", "open",
+        ] {
             g.stat(path);
             g.mknod(path, 0o010_666, 0);
         }

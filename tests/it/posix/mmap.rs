@@ -36,10 +36,24 @@ fn permissions() {
     parity(|g| {
         g.file("f", 0o644, vec![1; 4096]);
         let (read, write) = (g.fd("f", "r"), g.fd("f", "w"));
-        g.quiet("shared write of read-only", Map::new(&read, 0, 4096, true, true)).map(drop).unwrap_or(());
-        g.quiet("private write of read-only", Map::new(&read, 0, 4096, true, false)).map(drop).unwrap_or(());
-        g.quiet("read of write-only", Map::new(&write, 0, 4096, false, true)).map(drop).unwrap_or(());
-        g.quiet("unaligned", Map::new(&read, 100, 4096, false, true)).map(drop).unwrap_or(());
+        g.quiet(
+            "shared write of read-only",
+            Map::new(&read, 0, 4096, true, true),
+        )
+        .map(drop)
+        .unwrap_or(());
+        g.quiet(
+            "private write of read-only",
+            Map::new(&read, 0, 4096, true, false),
+        )
+        .map(drop)
+        .unwrap_or(());
+        g.quiet("read of write-only", Map::new(&write, 0, 4096, false, true))
+            .map(drop)
+            .unwrap_or(());
+        g.quiet("unaligned", Map::new(&read, 100, 4096, false, true))
+            .map(drop)
+            .unwrap_or(());
     });
 }
 
@@ -96,9 +110,13 @@ fn one_file_seen_from_all_sides() {
                         if t % 2 == 0 {
                             map.put(at, &[b'm'; 3000]);
                         } else {
-                            pwrite(&fd, &[b'w'; 3000], u64::try_from(at).expect("small")).expect("pwrite");
+                            pwrite(&fd, &[b'w'; 3000], u64::try_from(at).expect("small"))
+                                .expect("pwrite");
                         }
-                        assert_eq!(map.get(at + 2999, 1)[0], if t % 2 == 0 { b'm' } else { b'w' });
+                        assert_eq!(
+                            map.get(at + 2999, 1)[0],
+                            if t % 2 == 0 { b'm' } else { b'w' }
+                        );
                     }
                     map.sync().expect("msync");
                 });

@@ -25,7 +25,10 @@ fn any_bytes() {
                 }
                 if byte % 3 == 0 && made.is_ok() {
                     let to = path.with_extension("x");
-                    g.note(format_args!("{:?}", std::fs::rename(&path, to).map_err(|e| e.raw_os_error())));
+                    g.note(format_args!(
+                        "{:?}",
+                        std::fs::rename(&path, to).map_err(|e| e.raw_os_error())
+                    ));
                 }
             }
         }
@@ -54,19 +57,31 @@ fn deeper_than_path_max() {
         for depth in 0..60 {
             let here = stack.last().expect("never empty");
             rustix::fs::mkdirat(here, &name, 0o755.into()).expect("mkdir");
-            let file = rustix::fs::openat(here, "file", OFlags::CREATE | OFlags::RDWR, 0o644.into());
-            rustix::io::write(file.expect("open"), format!("depth {depth}").as_bytes()).expect("write");
-            let below = rustix::fs::openat(here, &name, OFlags::DIRECTORY, 0o000.into()).expect("open");
+            let file =
+                rustix::fs::openat(here, "file", OFlags::CREATE | OFlags::RDWR, 0o644.into());
+            rustix::io::write(file.expect("open"), format!("depth {depth}").as_bytes())
+                .expect("write");
+            let below =
+                rustix::fs::openat(here, &name, OFlags::DIRECTORY, 0o000.into()).expect("open");
             stack.push(below);
         }
         let bottom = stack.last().expect("never empty");
         g.did("symlink", rustix::fs::symlinkat("x", bottom, "link"));
         let flags = rustix::fs::RenameFlags::empty();
-        g.did("rename up", rustix::fs::renameat_with(bottom, "link", &stack[3], "link", flags));
-        g.did("rename down", rustix::fs::renameat_with(&stack[2], "file", bottom, "moved", flags));
+        g.did(
+            "rename up",
+            rustix::fs::renameat_with(bottom, "link", &stack[3], "link", flags),
+        );
+        g.did(
+            "rename down",
+            rustix::fs::renameat_with(&stack[2], "file", bottom, "moved", flags),
+        );
         let stat = rustix::fs::statat(bottom, "moved", AtFlags::empty()).map(|s| s.st_size);
         g.did("stat", stat);
-        g.did("rename a deep tree", rustix::fs::renameat_with(&stack[5], &name, &stack[0], "tree", flags));
+        g.did(
+            "rename a deep tree",
+            rustix::fs::renameat_with(&stack[5], &name, &stack[0], "tree", flags),
+        );
         let path = format!("tree/{}", [name.as_str(); 30].join("/"));
         g.did("too long a path", rustix::fs::lstat(g.at(path)).map(drop));
     });
@@ -76,7 +91,10 @@ fn deeper_than_path_max() {
 #[test]
 fn no_folding() {
     parity(|g| {
-        for name in ["Name", "name", "NAME", "\u{e9}", "e\u{301}", " ", "  ", ".a", "...", "a ", "a\n", "-rf", "*", "\\"] {
+        for name in [
+            "Name", "name", "NAME", "\u{e9}", "e\u{301}", " ", "  ", ".a", "...", "a ", "a\n",
+            "-rf", "*", "\\",
+        ] {
             g.file(name, 0o644, name);
         }
         g.list(".");

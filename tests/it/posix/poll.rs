@@ -12,8 +12,16 @@ fn ready() {
         g.file("f", 0o644, "content");
         g.mknod("p", 0o010_644, 0);
         let all = PollFlags::IN | PollFlags::OUT | PollFlags::PRI | PollFlags::ERR | PollFlags::HUP;
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        for (path, flags) in [("f", "rw"), ("f", "r"), (".", "r dir"), ("p", "rw nonblock")] {
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        for (path, flags) in [
+            ("f", "rw"),
+            ("f", "r"),
+            (".", "r dir"),
+            ("p", "rw nonblock"),
+        ] {
             let fd = g.fd(path, flags);
             let mut fds = [PollFd::new(&fd, all)];
             let ready = poll(&mut fds, Some(&at_once));

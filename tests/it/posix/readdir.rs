@@ -9,7 +9,9 @@ use crate::support::ground::{Ground, parity};
 
 fn names(dir: &mut Dir) -> Vec<String> {
     let entries = dir.by_ref().map(|e| e.expect("an entry"));
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn open(g: &Ground, path: &str) -> Dir {
@@ -26,19 +28,31 @@ fn entries_and_types() {
         g.symlink("x", "d/link");
         g.mknod("d/fifo", 0o010_644, 0);
         g.mknod("d/sock", 0o140_644, 0);
-        let mut found: Vec<_> = open(g, "d").map(|e| {
-            let e = e.expect("an entry");
-            // The root's own inode number differs, so the number is only checked against stat.
-            let stat = rustix::fs::lstat(g.at("d").join(e.file_name().to_str().expect("text")));
-            let same = stat.is_ok_and(|s| s.st_ino == e.ino());
-            (e.file_name().to_owned(), e.file_type(), same || e.file_name() == c"..")
-        }).collect();
+        let mut found: Vec<_> = open(g, "d")
+            .map(|e| {
+                let e = e.expect("an entry");
+                // The root's own inode number differs, so the number is only checked against stat.
+                let stat = rustix::fs::lstat(g.at("d").join(e.file_name().to_str().expect("text")));
+                let same = stat.is_ok_and(|s| s.st_ino == e.ino());
+                (
+                    e.file_name().to_owned(),
+                    e.file_type(),
+                    same || e.file_name() == c"..",
+                )
+            })
+            .collect();
         found.sort_by(|a, b| a.0.cmp(&b.0));
         g.note(format_args!("{found:?}"));
-        let root: Vec<_> = open(g, ".").map(|e| e.expect("an entry").file_type() == FileType::Directory).collect();
+        let root: Vec<_> = open(g, ".")
+            .map(|e| e.expect("an entry").file_type() == FileType::Directory)
+            .collect();
         g.note(format_args!("{root:?}"));
         g.mkdir("empty", 0o755);
-        g.note(format_args!("{:?}", { let mut n = names(&mut open(g, "empty")); n.sort(); n }));
+        g.note(format_args!("{:?}", {
+            let mut n = names(&mut open(g, "empty"));
+            n.sort();
+            n
+        }));
     });
 }
 
@@ -69,7 +83,11 @@ fn seeking() {
         g.file("d/new", 0o644, "");
         dir.rewind();
         let again: BTreeSet<_> = names(&mut dir).into_iter().collect();
-        g.note(format_args!("{} entries, new seen {}", again.len(), again.contains("new")));
+        g.note(format_args!(
+            "{} entries, new seen {}",
+            again.len(),
+            again.contains("new")
+        ));
     });
 }
 
@@ -96,7 +114,11 @@ fn while_it_changes() {
         }
         let stayed: Vec<_> = seen.iter().filter(|n| n.starts_with("stay")).collect();
         let unique: BTreeSet<_> = stayed.iter().collect();
-        g.note(format_args!("{} of 3000 stayed, {} unique", stayed.len(), unique.len()));
+        g.note(format_args!(
+            "{} of 3000 stayed, {} unique",
+            stayed.len(),
+            unique.len()
+        ));
         let all: BTreeSet<_> = seen.iter().collect();
         g.note(format_args!("none twice: {}", all.len() == seen.len()));
         let now: BTreeSet<_> = names(&mut open(g, "d")).into_iter().collect();
@@ -112,13 +134,16 @@ fn a_hundred_thousand() {
         let dir = g.fd("d", "r dir");
         for n in 0..100_000 {
             let name = format!("file-{n:06}");
-            rustix::fs::mknodat(&dir, &name, FileType::RegularFile, 0o644.into(), 0).expect("mknod");
+            rustix::fs::mknodat(&dir, &name, FileType::RegularFile, 0o644.into(), 0)
+                .expect("mknod");
         }
         g.note(format_args!("{} names", names(&mut open(g, "d")).len()));
         let whole = std::thread::scope(|scope| {
             let read = || {
                 let found: BTreeSet<_> = names(&mut open(g, "d")).into_iter().collect();
-                (0..100_000).filter(|n| n % 10 != 0).all(|n| found.contains(&format!("file-{n:06}")))
+                (0..100_000)
+                    .filter(|n| n % 10 != 0)
+                    .all(|n| found.contains(&format!("file-{n:06}")))
             };
             let readers = [scope.spawn(read), scope.spawn(read)];
             for n in (0..100_000).step_by(10) {
@@ -143,7 +168,10 @@ fn rm_rf() {
                 std::fs::write(dir.join(format!("f{n}")), "x").expect("write");
             }
         }
-        g.note(format_args!("{:?}", std::fs::remove_dir_all(g.at("t")).is_ok()));
+        g.note(format_args!(
+            "{:?}",
+            std::fs::remove_dir_all(g.at("t")).is_ok()
+        ));
         g.list(".");
         g.stat(".");
     });

@@ -101,7 +101,10 @@ fn over_open_files() {
         g.fstat("b", &b);
         g.cat("b");
         let mut buffer = [0; 9];
-        g.did("pread", pread(&b, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()));
+        g.did(
+            "pread",
+            pread(&b, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()),
+        );
 
         g.file("c", 0o644, "this is c");
         g.rename("b", "c", RenameFlags::EXCHANGE);
@@ -131,7 +134,10 @@ fn directories_in_use() {
         g.did("dot dot", up);
         g.mkdir("other", 0o700);
         g.rename("x/moved", "other", RenameFlags::EXCHANGE);
-        g.did("unlinkat", rustix::fs::unlinkat(&dir, "f", rustix::fs::AtFlags::empty()));
+        g.did(
+            "unlinkat",
+            rustix::fs::unlinkat(&dir, "f", rustix::fs::AtFlags::empty()),
+        );
         g.list("other/deep");
         g.stat("x/moved");
     });

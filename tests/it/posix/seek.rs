@@ -14,10 +14,32 @@ fn maps() {
         for offset in [0, 1 << 16, 3 << 16, 1 << 30, 5 << 30] {
             g.did("pwrite", pwrite(&fd, &[1; 8192], offset));
         }
-        g.did("truncate", rustix::fs::ftruncate(&fd, (5 << 30) + (1 << 20)));
-        g.did("punch", fallocate(&fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 1 << 16, 4096));
+        g.did(
+            "truncate",
+            rustix::fs::ftruncate(&fd, (5 << 30) + (1 << 20)),
+        );
+        g.did(
+            "punch",
+            fallocate(
+                &fd,
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                1 << 16,
+                4096,
+            ),
+        );
         g.did("fsync", fsync(&fd));
-        for near in [0_u64, 4096, 8192, 1 << 16, (1 << 16) + 4096, 3 << 16, 1 << 30, 5 << 30, (5 << 30) + (1 << 20), 6 << 30] {
+        for near in [
+            0_u64,
+            4096,
+            8192,
+            1 << 16,
+            (1 << 16) + 4096,
+            3 << 16,
+            1 << 30,
+            5 << 30,
+            (5 << 30) + (1 << 20),
+            6 << 30,
+        ] {
             for at in [near.saturating_sub(1), near, near + 1] {
                 g.did(format_args!("data {at}"), seek(&fd, SeekFrom::Data(at)));
                 g.did(format_args!("hole {at}"), seek(&fd, SeekFrom::Hole(at)));
@@ -39,7 +61,10 @@ fn tools_keep_holes() {
         g.did("pwrite", pwrite(&fd, &[7; 10_000], 1 << 20));
         g.did("truncate", rustix::fs::ftruncate(&fd, 4 << 20));
         g.did("fsync", fsync(&fd));
-        crate::support::run::shell(&g.root, "cp --sparse=always f g; tar -S -cf t.tar f; mkdir x; tar -C x -xf t.tar; rm t.tar; sync f g x/f");
+        crate::support::run::shell(
+            &g.root,
+            "cp --sparse=always f g; tar -S -cf t.tar f; mkdir x; tar -C x -xf t.tar; rm t.tar; sync f g x/f",
+        );
         for path in ["f", "g", "x/f"] {
             let fd = g.fd(path, "r");
             g.did(path, seek(&fd, SeekFrom::Data(0)));

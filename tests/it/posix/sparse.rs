@@ -18,7 +18,10 @@ fn far_offsets() {
         }
         for border in [1_u64 << 31, 1 << 32, 1 << 33, 1 << 40, 1 << 43] {
             let mut back = [0; 12];
-            g.did(format_args!("pread {border}"), pread(&fd, &mut back[..], border - 3).map(|_| back));
+            g.did(
+                format_args!("pread {border}"),
+                pread(&fd, &mut back[..], border - 3).map(|_| back),
+            );
         }
         g.stat("f");
         g.did("beyond the largest file", pwrite(&fd, b"x", 1 << 50));
@@ -37,7 +40,15 @@ fn holes_cost_nothing() {
         for n in 0..50 {
             pwrite(&fd, b"island", n << 28).expect("pwrite");
         }
-        g.did("punch", fallocate(&fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 10 << 28, 1 << 30));
+        g.did(
+            "punch",
+            fallocate(
+                &fd,
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                10 << 28,
+                1 << 30,
+            ),
+        );
         g.did("fsync", rustix::fs::fsync(&fd));
         let blocks = rustix::fs::fstat(&fd).map(|s| (s.st_size, s.st_blocks < 5000));
         g.did("size, few blocks", blocks);

@@ -11,7 +11,10 @@ fn totals_are_the_file_systems() {
     let native = rustix::fs::statvfs(&mount.primary).expect("statvfs");
     for place in [".", "d"] {
         let seen = rustix::fs::statvfs(mount.at(place)).expect("statvfs");
-        assert_eq!(seen.f_frsize * seen.f_blocks, native.f_frsize * native.f_blocks);
+        assert_eq!(
+            seen.f_frsize * seen.f_blocks,
+            native.f_frsize * native.f_blocks
+        );
         assert_eq!(seen.f_files, native.f_files);
         assert_eq!(seen.f_namemax, 255);
         // Other tests write at the same time.
@@ -28,11 +31,16 @@ fn the_smaller_copy_counts() {
     let small = crate::support::image::Image::new("ext4", 64, &[]);
     let replica = small.path().join("copy");
     std::fs::create_dir(&replica).expect("mkdir");
-    let mount = crate::support::mount::Wish::default().replica(&replica).mount();
+    let mount = crate::support::mount::Wish::default()
+        .replica(&replica)
+        .mount();
     let room = |path: &std::path::Path| {
         let s = rustix::fs::statvfs(path).expect("statvfs");
         s.f_bavail * s.f_frsize
     };
-    assert!(room(&mount.mountpoint) <= room(&replica) + (1 << 20), "df shows more than fits");
+    assert!(
+        room(&mount.mountpoint) <= room(&replica) + (1 << 20),
+        "df shows more than fits"
+    );
     mount.finish();
 }

@@ -13,17 +13,27 @@ type Way = (&'static str, fn(&Ground, &str));
 
 fn ways() -> Vec<Way> {
     vec![
-        ("write", |g, path| g.did("write", rustix::io::write(g.fd(path, "w"), b"x"))),
-        ("append", |g, path| g.did("append", rustix::io::write(g.fd(path, "w append"), b"x"))),
-        ("nothing", |g, path| g.did("write nothing", rustix::io::write(g.fd(path, "w"), b""))),
+        ("write", |g, path| {
+            g.did("write", rustix::io::write(g.fd(path, "w"), b"x"))
+        }),
+        ("append", |g, path| {
+            g.did("append", rustix::io::write(g.fd(path, "w append"), b"x"))
+        }),
+        ("nothing", |g, path| {
+            g.did("write nothing", rustix::io::write(g.fd(path, "w"), b""))
+        }),
         ("direct", |g, path| {
             let buffer = vec![7_u8; 8192];
             let at = buffer.as_ptr().align_offset(4096);
             let fd = g.fd(path, "w direct");
             g.did("direct write", pwrite(&fd, &buffer[at..at + 4096], 0));
         }),
-        ("ftruncate", |g, path| g.did("ftruncate", ftruncate(g.fd(path, "w"), 10))),
-        ("same size", |g, path| g.did("ftruncate", ftruncate(g.fd(path, "w"), 6000))),
+        ("ftruncate", |g, path| {
+            g.did("ftruncate", ftruncate(g.fd(path, "w"), 10))
+        }),
+        ("same size", |g, path| {
+            g.did("ftruncate", ftruncate(g.fd(path, "w"), 6000))
+        }),
         ("O_TRUNC", |g, path| drop(g.open(path, "w trunc", 0))),
         ("chmod", |g, path| g.chmod(path, 0o6777)),
         ("touch", |g, path| g.utimens(path, (1, 2), (3, 4))),
@@ -35,7 +45,10 @@ fn ways() -> Vec<Way> {
         }),
         ("copy_file_range", |g, path| {
             let (from, to) = (g.fd("from", "r"), g.fd(path, "w"));
-            g.did("copy", rustix::fs::copy_file_range(&from, None, &to, None, 100));
+            g.did(
+                "copy",
+                rustix::fs::copy_file_range(&from, None, &to, None, 100),
+            );
         }),
     ]
 }

@@ -9,7 +9,16 @@ fn targets() {
     parity(|g| {
         let long = "x".repeat(4095);
         let too_long = "x".repeat(4096);
-        let targets = ["a", "/nowhere", "../..", "dangling/..", "new\nline", &"y".repeat(59), &"z".repeat(60), &long];
+        let targets = [
+            "a",
+            "/nowhere",
+            "../..",
+            "dangling/..",
+            "new\nline",
+            &"y".repeat(59),
+            &"z".repeat(60),
+            &long,
+        ];
         for (n, target) in targets.into_iter().enumerate() {
             let path = format!("link{n}");
             g.symlink(target, &path);

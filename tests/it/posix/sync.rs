@@ -13,7 +13,13 @@ fn everything_can_be_synced() {
         g.file("f", 0o644, "content");
         g.mkdir("d", 0o755);
         g.mknod("p", 0o010_644, 0);
-        for (path, flags) in [("f", "rw"), ("f", "r"), ("d", "r dir"), (".", "r dir"), ("p", "rw nonblock")] {
+        for (path, flags) in [
+            ("f", "rw"),
+            ("f", "r"),
+            ("d", "r dir"),
+            (".", "r dir"),
+            ("p", "rw nonblock"),
+        ] {
             let fd = g.fd(path, flags);
             g.did(format_args!("fsync {path} {flags}"), fsync(&fd));
             g.did(format_args!("fdatasync {path} {flags}"), fdatasync(&fd));
@@ -30,14 +36,30 @@ fn everything_can_be_synced() {
 #[test]
 fn synchronous_writes() {
     parity(|g| {
-        for flags in ["rw creat sync", "rw creat dsync", "rw creat sync append", "rw creat dsync direct"] {
+        for flags in [
+            "rw creat sync",
+            "rw creat dsync",
+            "rw creat sync append",
+            "rw creat dsync direct",
+        ] {
             let path = flags.replace(' ', "-");
             let fd = g.open(&path, flags, 0o644).expect("open");
             for len in [1, 100, 4096, 100_000] {
                 let buffer = vec![b'x'; len + 8192];
-                let at = if flags.contains("direct") { buffer.as_ptr().align_offset(4096) } else { 0 };
-                let len = if flags.contains("direct") { len.next_multiple_of(4096).min(4096) } else { len };
-                g.did(format_args!("{flags} {len}"), pwrite(&fd, &buffer[at..at + len], 4096));
+                let at = if flags.contains("direct") {
+                    buffer.as_ptr().align_offset(4096)
+                } else {
+                    0
+                };
+                let len = if flags.contains("direct") {
+                    len.next_multiple_of(4096).min(4096)
+                } else {
+                    len
+                };
+                g.did(
+                    format_args!("{flags} {len}"),
+                    pwrite(&fd, &buffer[at..at + len], 4096),
+                );
             }
             g.cat(&path);
         }

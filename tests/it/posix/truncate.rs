@@ -10,7 +10,9 @@ use crate::support::user::{self, ALICE, BOB};
 fn shrink_and_grow() {
     parity(|g| {
         g.file("f", 0o644, vec![0x55; 20_000]);
-        for len in [20_000, 19_999, 8192, 8191, 4097, 4096, 1, 0, 1, 4096, 5000, 100_000, 0, 70_000] {
+        for len in [
+            20_000, 19_999, 8192, 8191, 4097, 4096, 1, 0, 1, 4096, 5000, 100_000, 0, 70_000,
+        ] {
             g.watch("f", || g.truncate("f", len));
             g.stat("f");
             g.cat("f");

@@ -31,19 +31,37 @@ fn refusals() {
 fn use_nameless(g: &Ground, fd: &std::os::fd::OwnedFd) {
     g.fstat("nameless", fd);
     let mut buffer = [0; 32];
-    g.did("pread", pread(fd, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()));
+    g.did(
+        "pread",
+        pread(fd, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()),
+    );
     g.did("pwrite", pwrite(fd, b"written without a name", 3));
     g.did("fchmod", fchmod(fd, 0o604.into()));
     g.did("ftruncate", ftruncate(fd, 12));
     g.did("fsync", fsync(fd));
     let mut buffer = [0; 32];
-    g.did("pread", pread(fd, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()));
-    g.did("fsetxattr", rustix::fs::fsetxattr(fd, "user.late", b"1", rustix::fs::XattrFlags::empty()));
+    g.did(
+        "pread",
+        pread(fd, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()),
+    );
+    g.did(
+        "fsetxattr",
+        rustix::fs::fsetxattr(fd, "user.late", b"1", rustix::fs::XattrFlags::empty()),
+    );
     let mut value = [0; 8];
-    g.did("fgetxattr", rustix::fs::fgetxattr(fd, "user.late", &mut value[..]));
+    g.did(
+        "fgetxattr",
+        rustix::fs::fgetxattr(fd, "user.late", &mut value[..]),
+    );
     g.did("fallocate", fallocate(fd, FallocateFlags::empty(), 0, 100));
-    let time = rustix::fs::Timespec { tv_sec: 5, tv_nsec: 6 };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let time = rustix::fs::Timespec {
+        tv_sec: 5,
+        tv_nsec: 6,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     g.did("futimens", rustix::fs::futimens(fd, &times));
     g.fstat("nameless", fd);
 }
@@ -97,17 +115,22 @@ fn other_names_stay() {
 fn with_their_directories() {
     parity(|g| {
         g.mkdir("d", 0o755);
-        let files: Vec<_> = (0..100).map(|n| {
-            let name = format!("d/f{n}");
-            g.file(&name, 0o644, name.as_bytes());
-            let fd = g.fd(&name, "rw");
-            g.unlink(&name);
-            fd
-        }).collect();
+        let files: Vec<_> = (0..100)
+            .map(|n| {
+                let name = format!("d/f{n}");
+                g.file(&name, 0o644, name.as_bytes());
+                let fd = g.fd(&name, "rw");
+                g.unlink(&name);
+                fd
+            })
+            .collect();
         g.rmdir("d");
         for (n, fd) in files.iter().enumerate() {
             let mut buffer = [0; 16];
-            g.did(n, pread(fd, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()));
+            g.did(
+                n,
+                pread(fd, &mut buffer[..], 0).map(|n| buffer[..n].to_vec()),
+            );
             g.did(n, pwrite(fd, &[b'x'; 5000], 4000));
             g.fstat("f", fd);
         }
@@ -125,10 +148,16 @@ fn removed_directories() {
         g.did("nlink", nlink);
         g.did("mkdirat", rustix::fs::mkdirat(&dir, "x", 0o755.into()));
         let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
-        g.quiet("openat", rustix::fs::openat(&dir, "x", flags, 0o644.into())).map(drop).unwrap_or(());
+        g.quiet("openat", rustix::fs::openat(&dir, "x", flags, 0o644.into()))
+            .map(drop)
+            .unwrap_or(());
         g.did("fchmod", fchmod(&dir, 0o700.into()));
         let read = rustix::fs::Dir::read_from(&dir).map(|d| {
-            d.filter(|e| e.as_ref().is_ok_and(|e| !e.file_name().to_bytes().starts_with(b"."))).count()
+            d.filter(|e| {
+                e.as_ref()
+                    .is_ok_and(|e| !e.file_name().to_bytes().starts_with(b"."))
+            })
+            .count()
         });
         g.did("entries", read);
         g.mkdir("d", 0o755);
@@ -156,7 +185,14 @@ fn sticky_directories() {
             g.rename("tmp/bb", "tmp/a", RenameFlags::empty());
         });
         user::with(ALICE, || g.unlink("tmp/a"));
-        g.did("chown", fchown(g.fd("tmp", "r dir"), Some(rustix::fs::Uid::from_raw(BOB.uid)), None));
+        g.did(
+            "chown",
+            fchown(
+                g.fd("tmp", "r dir"),
+                Some(rustix::fs::Uid::from_raw(BOB.uid)),
+                None,
+            ),
+        );
         user::with(BOB, || g.rmdir("tmp/ad"));
         g.list("tmp");
     });

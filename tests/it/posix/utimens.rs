@@ -20,7 +20,15 @@ fn exact_times() {
         g.mknod("p", 0o010_644, 0);
         for path in ["f", "d", "s", "p"] {
             for nanos in [0, 1, 999_999_999, 123_456_789, 500_000_000] {
-                for seconds in [0, 1, 1_600_000_000, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 33] {
+                for seconds in [
+                    0,
+                    1,
+                    1_600_000_000,
+                    (1 << 31) - 1,
+                    1 << 31,
+                    1 << 32,
+                    1 << 33,
+                ] {
                     g.utimens(path, (seconds, nanos), (seconds + 7, 999_999_999 - nanos));
                     g.times(path);
                 }
@@ -71,18 +79,28 @@ fn now_and_omit() {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
             let (a, m) = (now - stat.st_atime, now - stat.st_mtime);
             let same = (stat.st_atime, stat.st_atime_nsec) == (stat.st_mtime, stat.st_mtime_nsec);
-            g.note(format_args!("{what}: atime is now {}, mtime is now {}, same {same}", a < 100, m < 100));
+            g.note(format_args!(
+                "{what}: atime is now {}, mtime is now {}, same {same}",
+                a < 100,
+                m < 100
+            ));
         };
         g.utimens("f", NOW, OMIT);
         recent("NOW OMIT");
         g.utimens("f", OMIT, NOW);
         let stat = rustix::fs::lstat(g.at("f")).expect("stat");
-        g.note(format_args!("mtime is recent: {}", stat.st_mtime > 1_700_000_000));
+        g.note(format_args!(
+            "mtime is recent: {}",
+            stat.st_mtime > 1_700_000_000
+        ));
         g.utimens("f", NOW, NOW);
         recent("NOW NOW");
         g.utimens("f", NOW, (5, 6));
         let stat = rustix::fs::lstat(g.at("f")).expect("stat");
-        g.note(format_args!("mtime {} {}", stat.st_mtime, stat.st_mtime_nsec));
+        g.note(format_args!(
+            "mtime {} {}",
+            stat.st_mtime, stat.st_mtime_nsec
+        ));
     });
 }
 

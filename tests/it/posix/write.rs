@@ -16,9 +16,14 @@ fn sizes_and_places() {
         let mut rng = Rng::new(7);
         let fd = g.open("f", "rw creat", 0o644).expect("open");
         for offset in [0, 1, 4095, 4096, 4097, 65_535, 1 << 20, (1 << 20) + 3] {
-            for len in [0, 1, 511, 4095, 4096, 4097, 131_072, 1_048_576, 1_048_577, 3_000_000] {
+            for len in [
+                0, 1, 511, 4095, 4096, 4097, 131_072, 1_048_576, 1_048_577, 3_000_000,
+            ] {
                 let data = rng.bytes(len);
-                g.did(format_args!("pwrite {offset} {len}"), pwrite(&fd, &data, offset));
+                g.did(
+                    format_args!("pwrite {offset} {len}"),
+                    pwrite(&fd, &data, offset),
+                );
                 let mut back = vec![0; len + 10];
                 let got = pread(&fd, &mut back[..], offset);
                 g.did("pread", got.map(|n| (n, crc32fast::hash(&back[..n]))));
@@ -27,7 +32,10 @@ fn sizes_and_places() {
         g.cat("f");
         g.did("past the end", pread(&fd, &mut [0; 10][..], 1 << 30));
         g.did("write to read-only", pwrite(g.fd("f", "r"), b"x", 0));
-        g.did("read from write-only", pread(g.fd("f", "w"), &mut [0; 1][..], 0));
+        g.did(
+            "read from write-only",
+            pread(g.fd("f", "w"), &mut [0; 1][..], 0),
+        );
         g.did("write to directory", pwrite(g.fd(".", "r dir"), b"x", 0));
         let mut one = [0; 1];
         g.did("read directory", pread(g.fd(".", "r dir"), &mut one[..], 0));
@@ -43,7 +51,10 @@ fn append() {
         let b = g.fd("f", "rw append");
         for n in 0..50 {
             let line = format!("line {n}\n");
-            g.did("append", rustix::io::write(if n % 2 == 0 { &a } else { &b }, line.as_bytes()));
+            g.did(
+                "append",
+                rustix::io::write(if n % 2 == 0 { &a } else { &b }, line.as_bytes()),
+            );
         }
         g.did("seek", rustix::fs::seek(&a, SeekFrom::Start(3)));
         g.did("append", rustix::io::write(&a, b"not at 3"));
@@ -62,9 +73,14 @@ fn append_from_many() {
             for t in 0..4 {
                 scope.spawn(move || {
                     let path = g.at("log");
-                    let mut log = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("open");
+                    let mut log = std::fs::OpenOptions::new()
+                        .append(true)
+                        .create(true)
+                        .open(path)
+                        .expect("open");
                     for n in 0..200 {
-                        log.write_all(format!("{t} {n} {}\n", "x".repeat(n)).as_bytes()).expect("append");
+                        log.write_all(format!("{t} {n} {}\n", "x".repeat(n)).as_bytes())
+                            .expect("append");
                     }
                 });
             }
@@ -72,7 +88,11 @@ fn append_from_many() {
         let text = std::fs::read_to_string(g.at("log")).expect("read");
         let mut lines: Vec<_> = text.lines().collect();
         lines.sort_unstable();
-        g.note(format_args!("{} lines, crc {:08x}", lines.len(), crc32fast::hash(lines.concat().as_bytes())));
+        g.note(format_args!(
+            "{} lines, crc {:08x}",
+            lines.len(),
+            crc32fast::hash(lines.concat().as_bytes())
+        ));
         // Each account has its own order: leave the sorted lines for the trees' comparison.
         g.file("log", 0o644, lines.join("\n"));
     });
@@ -96,20 +116,35 @@ fn direct() {
             let (buffer, at) = aligned(len, fill);
             g.did("direct write", pwrite(&direct, &buffer[at..at + len], 0));
             let mut back = [0; 4];
-            g.did("cached read", pread(&cached, &mut back[..], 100).map(|_| back));
+            g.did(
+                "cached read",
+                pread(&cached, &mut back[..], 100).map(|_| back),
+            );
             g.did("cached write", pwrite(&cached, b"cached", 4096 * 3 - 3));
             let (mut buffer, at) = aligned(len, 0);
             let got = pread(&direct, &mut buffer[at..at + len], 0);
-            g.did("direct read", got.map(|n| (n, crc32fast::hash(&buffer[at..at + n]))));
+            g.did(
+                "direct read",
+                got.map(|n| (n, crc32fast::hash(&buffer[at..at + n]))),
+            );
         }
         let (buffer, at) = aligned(8192, b'z');
-        g.did("direct extends", pwrite(&direct, &buffer[at..at + 4096], 2 << 20));
+        g.did(
+            "direct extends",
+            pwrite(&direct, &buffer[at..at + 4096], 2 << 20),
+        );
         drop((direct, cached));
         let again = g.fd("f", "rw direct");
-        g.did("direct overwrite", pwrite(&again, &buffer[at..at + 4096], 4096));
+        g.did(
+            "direct overwrite",
+            pwrite(&again, &buffer[at..at + 4096], 4096),
+        );
         let cached = g.fd("f", "r");
         let mut back = [0; 4];
-        g.did("cached read", pread(&cached, &mut back[..], 4100).map(|_| back));
+        g.did(
+            "cached read",
+            pread(&cached, &mut back[..], 4100).map(|_| back),
+        );
         g.cat("f");
     });
 }
@@ -119,12 +154,21 @@ fn direct() {
 fn vectors() {
     parity(|g| {
         let fd = g.open("f", "rw creat", 0o644).expect("open");
-        let parts: Vec<_> = (0..20).map(|n| vec![b'a' + n; usize::from(n) * 300]).collect();
+        let parts: Vec<_> = (0..20)
+            .map(|n| vec![b'a' + n; usize::from(n) * 300])
+            .collect();
         let slices: Vec<_> = parts.iter().map(|p| IoSlice::new(p)).collect();
         g.did("pwritev", pwritev(&fd, &slices, 77));
         let (mut one, mut two) = (vec![0; 1000], vec![0; 60_000]);
-        let got = preadv(&fd, &mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)], 0);
-        g.did("preadv", got.map(|n| (n, crc32fast::hash(&one), crc32fast::hash(&two))));
+        let got = preadv(
+            &fd,
+            &mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)],
+            0,
+        );
+        g.did(
+            "preadv",
+            got.map(|n| (n, crc32fast::hash(&one), crc32fast::hash(&two))),
+        );
         g.cat("f");
     });
 }
@@ -141,7 +185,10 @@ fn positions() {
         g.did("write", rustix::io::write(&other, b"X"));
         g.did("tell", rustix::fs::tell(&fd));
         g.did("seek end", rustix::fs::seek(&fd, SeekFrom::End(-2)));
-        g.did("seek too far back", rustix::fs::seek(&fd, SeekFrom::Current(-100)));
+        g.did(
+            "seek too far back",
+            rustix::fs::seek(&fd, SeekFrom::Current(-100)),
+        );
         g.did("seek far", rustix::fs::seek(&fd, SeekFrom::Start(1 << 40)));
         g.did("write", rustix::io::write(&twin, b"far"));
         g.stat("f");
@@ -158,7 +205,12 @@ fn disjoint_writers() {
         let mut rng = Rng::new(u64::try_from(t).expect("small"));
         for n in 0..200 {
             let data = rng.bytes(1000);
-            pwrite(&fd, &data, u64::try_from((n * 4 + t) * 1000).expect("small")).expect("pwrite");
+            pwrite(
+                &fd,
+                &data,
+                u64::try_from((n * 4 + t) * 1000).expect("small"),
+            )
+            .expect("pwrite");
         }
     }
     parity(|g| {

@@ -22,7 +22,16 @@ fn namespaces() {
     need_root!();
     parity(|g| {
         for path in each_kind(g) {
-            for name in ["user.a", "trusted.a", "security.a", "system.a", "none.a", "user.", "a", ""] {
+            for name in [
+                "user.a",
+                "trusted.a",
+                "security.a",
+                "system.a",
+                "none.a",
+                "user.",
+                "a",
+                "",
+            ] {
                 g.setxattr(path, name, b"value");
                 g.getxattr(path, name);
             }
@@ -76,7 +85,10 @@ fn buffers() {
             g.did(len, rustix::fs::getxattr(&path, "user.a", &mut buffer[..]));
             let mut buffer = vec![0; len];
             let listed = rustix::fs::listxattr(&path, &mut buffer[..]);
-            g.note(format_args!("list into {len}: {}", listed == Err(Errno::RANGE)));
+            g.note(format_args!(
+                "list into {len}: {}",
+                listed == Err(Errno::RANGE)
+            ));
         }
         g.did("absent", rustix::fs::getxattr_query(&path, "user.none"));
         let fd = g.fd("f", "r");
@@ -108,18 +120,21 @@ fn sixty_four_kib() {
     need_root!();
     crate::need_programs!("mkfs.xfs");
     let image = crate::support::image::Image::new("xfs", 320, &[]);
-    parity_with(crate::support::mount::Wish::default().base(&image.path()), |g| {
-        g.file("f", 0o644, "");
-        for len in [20_000, 65_535, 65_536, 65_537] {
-            g.setxattr("f", &format!("user.big{len}"), &vec![b'x'; len]);
-            g.getxattr("f", &format!("user.big{len}"));
-        }
-        for n in 0..1000 {
-            g.setxattr("f", &format!("user.{n:04}{}", "n".repeat(40)), b"v");
-        }
-        g.listxattr("f");
-        g.did("list size", rustix::fs::listxattr_query(g.at("f")));
-    });
+    parity_with(
+        crate::support::mount::Wish::default().base(&image.path()),
+        |g| {
+            g.file("f", 0o644, "");
+            for len in [20_000, 65_535, 65_536, 65_537] {
+                g.setxattr("f", &format!("user.big{len}"), &vec![b'x'; len]);
+                g.getxattr("f", &format!("user.big{len}"));
+            }
+            for n in 0..1000 {
+                g.setxattr("f", &format!("user.{n:04}{}", "n".repeat(40)), b"v");
+            }
+            g.listxattr("f");
+            g.did("list size", rustix::fs::listxattr_query(g.at("f")));
+        },
+    );
 }
 
 /// What a user may read and write: user.* by permission, trusted.* never.
@@ -161,7 +176,9 @@ fn the_stamp_is_hidden() {
     let len = rustix::fs::listxattr(&mount.mountpoint, &mut names[..]).expect("listxattr");
     let text = String::from_utf8_lossy(&names[..len]).into_owned();
     assert!(!text.contains("mirrorfs"), "the mount shows {text:?}");
-    let hidden = std::fs::read_dir(&mount.mountpoint).expect("readdir").count();
+    let hidden = std::fs::read_dir(&mount.mountpoint)
+        .expect("readdir")
+        .count();
     assert_eq!(hidden, 0, "an empty mirror looks empty");
     mount.finish();
 }

@@ -43,7 +43,11 @@ pub(crate) struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = if self.path.is_empty() { "." } else { &self.path };
+        let shown = if self.path.is_empty() {
+            "."
+        } else {
+            &self.path
+        };
         write!(f, "{shown}: {}: A {} | B {}", self.kind, self.a, self.b)
     }
 }
@@ -57,7 +61,12 @@ impl Difference {
 
 /// Everything that differs, once. An unreadable entry is a difference too.
 pub(crate) fn differences(a: &Path, b: &Path, ignore: Ignore) -> Vec<Difference> {
-    let mut walk = Walk { ignore, found: Vec::new(), common: BTreeSet::new(), links: [const { BTreeMap::new() }; 2] };
+    let mut walk = Walk {
+        ignore,
+        found: Vec::new(),
+        common: BTreeSet::new(),
+        links: [const { BTreeMap::new() }; 2],
+    };
     walk.run(a, b);
     walk.found
 }
@@ -77,7 +86,12 @@ pub(crate) fn wait_equal(a: &Path, b: &Path, patience: Duration, ignore: Ignore)
 
 /// A report of differences for people.
 pub(crate) fn report(a: &Path, b: &Path, found: &[Difference]) -> String {
-    let mut text = format!("{} differences: A {} | B {}\n", found.len(), a.display(), b.display());
+    let mut text = format!(
+        "{} differences: A {} | B {}\n",
+        found.len(),
+        a.display(),
+        b.display()
+    );
     for difference in found.iter().take(40) {
         text.push_str(&format!("  {difference}\n"));
     }
@@ -134,7 +148,10 @@ impl Entry<'_> {
 
 /// The product's own mark on a root; it names the root's role, so it differs by design.
 fn is_stamp(name: &[u8]) -> bool {
-    let mark = |prefix: &[u8]| name.strip_prefix(prefix).is_some_and(|n| n.starts_with(b"mirrorfs"));
+    let mark = |prefix: &[u8]| {
+        name.strip_prefix(prefix)
+            .is_some_and(|n| n.starts_with(b"mirrorfs"))
+    };
     mark(b"trusted.") || mark(b"user.")
 }
 
@@ -200,13 +217,16 @@ fn read_full(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errn
     Ok(done)
 }
 
+/// (dev, ino) -> names.
+type NamesOfInodes = BTreeMap<(u64, u64), Vec<Vec<u8>>>;
+
 struct Walk {
     ignore: Ignore,
     found: Vec<Difference>,
     /// Non-directories present on both sides with one type.
     common: BTreeSet<Vec<u8>>,
-    /// Per side: (dev, ino) -> names, where the link count is above 1.
-    links: [BTreeMap<(u64, u64), Vec<Vec<u8>>>; 2],
+    /// Per side, inodes whose link count is above 1.
+    links: [NamesOfInodes; 2],
 }
 
 impl Walk {
@@ -216,7 +236,14 @@ impl Walk {
         self.found.push(Difference { path, kind, a, b });
     }
 
-    fn check<T: PartialEq>(&mut self, path: &[u8], kind: &str, a: T, b: T, show: impl Fn(T) -> String) {
+    fn check<T: PartialEq>(
+        &mut self,
+        path: &[u8],
+        kind: &str,
+        a: T,
+        b: T,
+        show: impl Fn(T) -> String,
+    ) {
         if a != b {
             let (a, b) = (show(a), show(b));
             self.differ(path, kind, a, b);
@@ -225,16 +252,31 @@ impl Walk {
 
     fn run(&mut self, a: &Path, b: &Path) {
         let open = |p: &Path| {
-            rustix::fs::open(p, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            rustix::fs::open(
+                p,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
         };
         let (fd_a, fd_b) = match (open(a), open(b)) {
             (Ok(a), Ok(b)) => (a, b),
-            (a, b) => return self.differ(b"", "unreadable", format!("{:?}", a.err()), format!("{:?}", b.err())),
+            (a, b) => {
+                return self.differ(
+                    b"",
+                    "unreadable",
+                    format!("{:?}", a.err()),
+                    format!("{:?}", b.err()),
+                );
+            }
         };
         if !self.ignore.root {
             let top = |fd| {
                 let stat = fstat(fd).expect("fstat of a root");
-                Entry { dir: fd, name: c".".to_owned(), stat }
+                Entry {
+                    dir: fd,
+                    name: c".".to_owned(),
+                    stat,
+                }
             };
             self.attributes(b"", &top(&fd_a), &top(&fd_b));
         }
@@ -265,7 +307,12 @@ impl Walk {
     }
 
     fn list(fd: &OwnedFd) -> Result<Vec<CString>, Errno> {
-        let fd = openat(fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = openat(
+            fd,
+            c".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let mut buffer = Vec::with_capacity(1 << 16);
         let mut raw = RawDir::new(fd.as_fd(), buffer.spare_capacity_mut());
         let mut names = Vec::new();
@@ -282,7 +329,12 @@ impl Walk {
         let (in_a, in_b) = match (Self::list(a), Self::list(b)) {
             (Ok(a), Ok(b)) => (a, b),
             (a, b) => {
-                self.differ(path, "unreadable", format!("{:?}", a.err()), format!("{:?}", b.err()));
+                self.differ(
+                    path,
+                    "unreadable",
+                    format!("{:?}", a.err()),
+                    format!("{:?}", b.err()),
+                );
                 return Vec::new();
             }
         };
@@ -290,31 +342,64 @@ impl Walk {
         let in_a: BTreeSet<_> = in_a.into_iter().collect();
         let in_b: BTreeSet<_> = in_b.into_iter().collect();
         if (count_a, count_b) != (in_a.len(), in_b.len()) {
-            self.differ(path, "names listed twice", count_a - in_a.len(), count_b - in_b.len());
+            self.differ(
+                path,
+                "names listed twice",
+                count_a - in_a.len(),
+                count_b - in_b.len(),
+            );
         }
         for name in in_a.difference(&in_b) {
-            self.differ(&[path, b"/", name.as_bytes()].concat(), "only in A", "present", "absent");
+            self.differ(
+                &[path, b"/", name.as_bytes()].concat(),
+                "only in A",
+                "present",
+                "absent",
+            );
         }
         for name in in_b.difference(&in_a) {
-            self.differ(&[path, b"/", name.as_bytes()].concat(), "only in B", "absent", "present");
+            self.differ(
+                &[path, b"/", name.as_bytes()].concat(),
+                "only in B",
+                "absent",
+                "present",
+            );
         }
         in_a.intersection(&in_b).cloned().collect()
     }
 
     /// Compares one common name; the two open directories when there is more below.
-    fn entry(&mut self, path: &[u8], dir_a: &OwnedFd, dir_b: &OwnedFd, name: &CString) -> Result<Option<(OwnedFd, OwnedFd)>, Errno> {
+    fn entry(
+        &mut self,
+        path: &[u8],
+        dir_a: &OwnedFd,
+        dir_b: &OwnedFd,
+        name: &CString,
+    ) -> Result<Option<(OwnedFd, OwnedFd)>, Errno> {
         let get = |dir| -> Result<Entry<'_>, Errno> {
             let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok(Entry { dir, name: name.clone(), stat })
+            Ok(Entry {
+                dir,
+                name: name.clone(),
+                stat,
+            })
         };
         let (a, b) = (get(dir_a)?, get(dir_b)?);
         if a.kind() != b.kind() {
-            self.differ(path, "type", format!("{:?}", a.kind()), format!("{:?}", b.kind()));
+            self.differ(
+                path,
+                "type",
+                format!("{:?}", a.kind()),
+                format!("{:?}", b.kind()),
+            );
             return Ok(None);
         }
         self.attributes(path, &a, &b);
         if a.kind() == FileType::Directory {
-            return Ok(Some((a.open(OFlags::DIRECTORY)?, b.open(OFlags::DIRECTORY)?)));
+            return Ok(Some((
+                a.open(OFlags::DIRECTORY)?,
+                b.open(OFlags::DIRECTORY)?,
+            )));
         }
         self.common.insert(path.to_vec());
         for (side, entry) in [&a, &b].into_iter().enumerate() {
@@ -327,10 +412,14 @@ impl Walk {
             FileType::RegularFile => self.file(path, &a, &b)?,
             FileType::Symlink => {
                 let target = |e: &Entry<'_>| readlinkat(e.dir, &e.name, Vec::new());
-                self.check(path, "symlink target", target(&a)?, target(&b)?, |t| format!("{t:?}"));
+                self.check(path, "symlink target", target(&a)?, target(&b)?, |t| {
+                    format!("{t:?}")
+                });
             }
             FileType::BlockDevice | FileType::CharacterDevice => {
-                self.check(path, "device", a.stat.st_rdev, b.stat.st_rdev, |d| format!("{d:#x}"));
+                self.check(path, "device", a.stat.st_rdev, b.stat.st_rdev, |d| {
+                    format!("{d:#x}")
+                });
             }
             _ => {}
         }
@@ -340,13 +429,17 @@ impl Walk {
     fn attributes(&mut self, path: &[u8], a: &Entry<'_>, b: &Entry<'_>) {
         let (x, y) = (&a.stat, &b.stat);
         if a.kind() != FileType::Symlink {
-            self.check(path, "mode", x.st_mode & 0o7777, y.st_mode & 0o7777, |m| format!("{m:04o}"));
+            self.check(path, "mode", x.st_mode & 0o7777, y.st_mode & 0o7777, |m| {
+                format!("{m:04o}")
+            });
         }
         self.check(path, "uid", x.st_uid, y.st_uid, |u| u.to_string());
         self.check(path, "gid", x.st_gid, y.st_gid, |g| g.to_string());
         if !self.ignore.times {
             let time = |s: &Stat| (s.st_mtime, s.st_mtime_nsec);
-            self.check(path, "mtime", time(x), time(y), |(s, n)| format!("{s}.{n:09}"));
+            self.check(path, "mtime", time(x), time(y), |(s, n)| {
+                format!("{s}.{n:09}")
+            });
         }
         if a.kind() != FileType::Directory {
             self.check(path, "nlink", x.st_nlink, y.st_nlink, |n| n.to_string());
@@ -368,7 +461,12 @@ impl Walk {
                     self.check(path, &kind, in_a.get(&name), in_b.get(&name), show);
                 }
             }
-            (a, b) => self.differ(path, "xattrs unreadable", format!("{:?}", a.err()), format!("{:?}", b.err())),
+            (a, b) => self.differ(
+                path,
+                "xattrs unreadable",
+                format!("{:?}", a.err()),
+                format!("{:?}", b.err()),
+            ),
         }
         if matches!(a.kind(), FileType::RegularFile | FileType::Directory)
             && let (Ok(fd_a), Ok(fd_b)) = (a.open(OFlags::empty()), b.open(OFlags::empty()))
@@ -394,7 +492,13 @@ impl Walk {
                 rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::DontNeed)?;
                 *map = extents(fd, size)?;
             }
-            self.check(path, "data map", aligned(&maps[0]), aligned(&maps[1]), |m| format!("{m:?}"));
+            self.check(
+                path,
+                "data map",
+                aligned(&maps[0]),
+                aligned(&maps[1]),
+                |m| format!("{m:?}"),
+            );
         }
         let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
         let shorter = sizes[0].min(sizes[1]);
@@ -402,10 +506,18 @@ impl Walk {
             let (mut at, end) = (start, end.min(shorter));
             while at < end {
                 let len = usize::try_from((end - at).min(1 << 20)).expect("at most a MiB");
-                let got = (read_full(&fd_a, &mut left[..len], at)?, read_full(&fd_b, &mut right[..len], at)?);
+                let got = (
+                    read_full(&fd_a, &mut left[..len], at)?,
+                    read_full(&fd_b, &mut right[..len], at)?,
+                );
                 if got != (len, len) || left[..len] != right[..len] {
-                    let first = left.iter().zip(&right).position(|(x, y)| x != y).unwrap_or(0);
-                    let show = |v: &[u8]| v[first..(first + 16).min(len)].escape_ascii().to_string();
+                    let first = left
+                        .iter()
+                        .zip(&right)
+                        .position(|(x, y)| x != y)
+                        .unwrap_or(0);
+                    let show =
+                        |v: &[u8]| v[first..(first + 16).min(len)].escape_ascii().to_string();
                     let kind = format!("content at {}", at + u64::try_from(first).expect("small"));
                     let (x, y) = (show(&left), show(&right));
                     self.differ(path, &kind, x, y);
@@ -422,7 +534,10 @@ impl Walk {
         let groups = self.links.clone().map(|inodes| {
             let mut of_name = BTreeMap::new();
             for names in inodes.into_values() {
-                let names: BTreeSet<_> = names.into_iter().filter(|n| self.common.contains(n)).collect();
+                let names: BTreeSet<_> = names
+                    .into_iter()
+                    .filter(|n| self.common.contains(n))
+                    .collect();
                 for name in &names {
                     of_name.insert(name.clone(), names.clone());
                 }
@@ -431,12 +546,17 @@ impl Walk {
         });
         let names: BTreeSet<_> = groups[0].keys().chain(groups[1].keys()).cloned().collect();
         let show = |set: &BTreeSet<Vec<u8>>| {
-            set.iter().map(|n| n.escape_ascii().to_string()).collect::<Vec<_>>().join(" = ")
+            set.iter()
+                .map(|n| n.escape_ascii().to_string())
+                .collect::<Vec<_>>()
+                .join(" = ")
         };
         let mut reported = BTreeSet::new();
         for name in names {
             let alone = BTreeSet::from([name.clone()]);
-            let pair = groups.each_ref().map(|g| g.get(&name).unwrap_or(&alone).clone());
+            let pair = groups
+                .each_ref()
+                .map(|g| g.get(&name).unwrap_or(&alone).clone());
             if pair[0] != pair[1] && reported.insert(pair.clone()) {
                 self.differ(&name, "hard links", show(&pair[0]), show(&pair[1]));
             }

@@ -43,15 +43,25 @@ fn parity_on(mount: TestMount, body: impl Fn(&Ground) + Sync) {
     let expected = account(&native, &body);
     let got = account(&mount.mountpoint, &body);
     compare_accounts(&expected, &got);
-    let ignore = Ignore { times: true, ..Ignore::default() };
+    let ignore = Ignore {
+        times: true,
+        ..Ignore::default()
+    };
     let found = differences(&native, &mount.mountpoint, ignore);
-    assert!(found.is_empty(), "native and mount: {}", report(&native, &mount.mountpoint, &found));
+    assert!(
+        found.is_empty(),
+        "native and mount: {}",
+        report(&native, &mount.mountpoint, &found)
+    );
     mount.finish();
 }
 
 /// Runs `body` in a thread with its own umask (022) and working directory.
 fn account(root: &Path, body: &(impl Fn(&Ground) + Sync)) -> Vec<String> {
-    let ground = Ground { root: root.to_path_buf(), account: Mutex::new(Vec::new()) };
+    let ground = Ground {
+        root: root.to_path_buf(),
+        account: Mutex::new(Vec::new()),
+    };
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             super::sys::own_fs_state();
@@ -60,7 +70,11 @@ fn account(root: &Path, body: &(impl Fn(&Ground) + Sync)) -> Vec<String> {
         });
         thread.join().unwrap_or_else(|panic| {
             eprintln!("the account so far, in {}:", ground.root.display());
-            ground.account.lock().iter().for_each(|line| eprintln!("  {line}"));
+            ground
+                .account
+                .lock()
+                .iter()
+                .for_each(|line| eprintln!("  {line}"));
             std::panic::resume_unwind(panic)
         });
     });
@@ -141,7 +155,10 @@ impl Ground {
     }
 
     pub(crate) fn mkdir(&self, path: &str, mode: u32) {
-        self.did(format_args!("mkdir {path} {mode:o}"), rustix::fs::mkdir(self.at(path), mode.into()));
+        self.did(
+            format_args!("mkdir {path} {mode:o}"),
+            rustix::fs::mkdir(self.at(path), mode.into()),
+        );
     }
 
     /// Creates a file with `content`; the content goes in through one descriptor.
@@ -163,17 +180,24 @@ impl Ground {
     /// `open` with flags in words: `r w rw creat excl trunc append direct sync dsync dir nofollow
     /// nonblock path noatime`.
     pub(crate) fn open(&self, path: &str, flags: &str, mode: u32) -> Result<OwnedFd> {
-        self.quiet(format_args!("open {} {flags}", short(path)), self.opened(path, flags, mode))
+        self.quiet(
+            format_args!("open {} {flags}", short(path)),
+            self.opened(path, flags, mode),
+        )
     }
 
     /// `open` that has to work.
     #[track_caller]
     pub(crate) fn fd(&self, path: &str, flags: &str) -> OwnedFd {
-        self.open(path, flags, 0o644).unwrap_or_else(|e| panic!("open {path} {flags}: {e}"))
+        self.open(path, flags, 0o644)
+            .unwrap_or_else(|e| panic!("open {path} {flags}: {e}"))
     }
 
     pub(crate) fn chmod(&self, path: &str, mode: u32) {
-        self.did(format_args!("chmod {path} {mode:o}"), rustix::fs::chmod(self.at(path), mode.into()));
+        self.did(
+            format_args!("chmod {path} {mode:o}"),
+            rustix::fs::chmod(self.at(path), mode.into()),
+        );
     }
 
     /// `lchown`; -1 leaves an id as it is.
@@ -206,16 +230,25 @@ impl Ground {
     }
 
     pub(crate) fn unlink(&self, path: &str) {
-        self.did(format_args!("unlink {}", short(path)), rustix::fs::unlink(self.at(path)));
+        self.did(
+            format_args!("unlink {}", short(path)),
+            rustix::fs::unlink(self.at(path)),
+        );
     }
 
     pub(crate) fn rmdir(&self, path: &str) {
-        self.did(format_args!("rmdir {}", short(path)), rustix::fs::rmdir(self.at(path)));
+        self.did(
+            format_args!("rmdir {}", short(path)),
+            rustix::fs::rmdir(self.at(path)),
+        );
     }
 
     pub(crate) fn rename(&self, from: &str, to: &str, flags: RenameFlags) {
         let answer = rustix::fs::renameat_with(CWD, self.at(from), CWD, self.at(to), flags);
-        self.did(format_args!("rename {} {} {flags:?}", short(from), short(to)), answer);
+        self.did(
+            format_args!("rename {} {} {flags:?}", short(from), short(to)),
+            answer,
+        );
     }
 
     /// `mknod` with type and permission bits in one.
@@ -226,7 +259,9 @@ impl Ground {
     }
 
     pub(crate) fn truncate(&self, path: &str, len: u64) {
-        let answer = self.opened(path, "w", 0).and_then(|fd| rustix::fs::ftruncate(fd, len));
+        let answer = self
+            .opened(path, "w", 0)
+            .and_then(|fd| rustix::fs::ftruncate(fd, len));
         self.did(format_args!("truncate {path} {len}"), answer);
     }
 
@@ -239,7 +274,10 @@ impl Ground {
             }
             Ok(bytes) => {
                 let sum = crc32fast::hash(&bytes);
-                self.note(format_args!("cat {path} = {} bytes, crc {sum:08x}", bytes.len()));
+                self.note(format_args!(
+                    "cat {path} = {} bytes, crc {sum:08x}",
+                    bytes.len()
+                ));
             }
             Err(error) => self.note(format_args!("cat {path} = {error}")),
         }
@@ -248,14 +286,18 @@ impl Ground {
     /// Names in a directory, sorted.
     pub(crate) fn list(&self, path: &str) {
         let names = std::fs::read_dir(self.at(path)).and_then(|dir| {
-            dir.map(|e| Ok(e?.file_name())).collect::<std::io::Result<Vec<_>>>()
+            dir.map(|e| Ok(e?.file_name()))
+                .collect::<std::io::Result<Vec<_>>>()
         });
         match names {
             Ok(mut names) => {
                 names.sort();
                 let sum = names.iter().map(|n| n.len()).sum::<usize>();
                 if names.len() > 20 {
-                    self.note(format_args!("list {path} = {} names, {sum} bytes", names.len()));
+                    self.note(format_args!(
+                        "list {path} = {} names, {sum} bytes",
+                        names.len()
+                    ));
                 } else {
                     self.note(format_args!("list {path} = {names:?}"));
                 }
@@ -272,7 +314,10 @@ impl Ground {
 
     /// As `stat`, of a descriptor.
     pub(crate) fn fstat(&self, what: &str, fd: &OwnedFd) {
-        self.did(format_args!("fstat {what}"), rustix::fs::fstat(fd).map(|s| facts(&s)));
+        self.did(
+            format_args!("fstat {what}"),
+            rustix::fs::fstat(fd).map(|s| facts(&s)),
+        );
     }
 
     /// mtime and atime, exactly as they were set.
@@ -292,20 +337,29 @@ impl Ground {
         body();
         let after = look();
         if let (Some(before), Some(after)) = (before, after) {
-            assert!(after.1 >= before.1, "ctime of {path} went back: {before:?} {after:?}");
+            assert!(
+                after.1 >= before.1,
+                "ctime of {path} went back: {before:?} {after:?}"
+            );
             let (m, c) = (before.0 != after.0, before.1 != after.1);
             self.note(format_args!("{path}: mtime moved {m}, ctime moved {c}"));
         } else {
-            self.note(format_args!("{path}: seen before {}, after {}", before.is_some(), after.is_some()));
+            self.note(format_args!(
+                "{path}: seen before {}, after {}",
+                before.is_some(),
+                after.is_some()
+            ));
         }
     }
 
     /// `utimensat`; seconds and nanoseconds of atime and mtime.
     pub(crate) fn utimens(&self, path: &str, atime: (i64, i64), mtime: (i64, i64)) {
         let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
-        let times = Timestamps { last_access: time(atime), last_modification: time(mtime) };
-        let answer =
-            rustix::fs::utimensat(CWD, self.at(path), &times, AtFlags::SYMLINK_NOFOLLOW);
+        let times = Timestamps {
+            last_access: time(atime),
+            last_modification: time(mtime),
+        };
+        let answer = rustix::fs::utimensat(CWD, self.at(path), &times, AtFlags::SYMLINK_NOFOLLOW);
         self.did(format_args!("utimens {path} {atime:?} {mtime:?}"), answer);
     }
 
@@ -316,7 +370,10 @@ impl Ground {
     pub(crate) fn setxattr_with(&self, path: &str, name: &str, value: &[u8], flags: XattrFlags) {
         let answer = rustix::fs::lsetxattr(self.at(path), name, value, flags);
         let len = value.len();
-        self.did(format_args!("setxattr {path} {} {len} {flags:?}", short(name)), answer);
+        self.did(
+            format_args!("setxattr {path} {} {len} {flags:?}", short(name)),
+            answer,
+        );
     }
 
     /// Value of an xattr into a buffer of 64 KiB.
@@ -336,7 +393,10 @@ impl Ground {
     pub(crate) fn listxattr(&self, path: &str) {
         let mut names = vec![0; 65536];
         let answer = rustix::fs::llistxattr(self.at(path), &mut names[..]).map(|n| {
-            let mut all: Vec<_> = names[..n].split(|&b| b == 0).filter(|n| !n.is_empty()).collect();
+            let mut all: Vec<_> = names[..n]
+                .split(|&b| b == 0)
+                .filter(|n| !n.is_empty())
+                .collect();
             all.sort_unstable();
             all.join(&b' ').escape_ascii().to_string()
         });
@@ -360,7 +420,11 @@ fn facts(s: &Stat) -> String {
 }
 
 fn short(name: &str) -> String {
-    if name.len() > 60 { format!("{}...({})", &name[..20], name.len()) } else { name.to_owned() }
+    if name.len() > 60 {
+        format!("{}...({})", &name[..20], name.len())
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Turns an I/O error of the standard library into what `say` takes.

@@ -21,8 +21,15 @@ impl Image {
         let file = std::fs::File::create(dir.path().join("image")).expect("an image");
         file.set_len(mib << 20).expect("its size");
         std::fs::create_dir(dir.path().join("fs")).expect("a mount point");
-        run(Command::new(mkfs).arg("-q").args(options).arg(dir.path().join("image"))).ok();
-        let mut image = Self { dir, mounted: false };
+        run(Command::new(mkfs)
+            .arg("-q")
+            .args(options)
+            .arg(dir.path().join("image")))
+        .ok();
+        let mut image = Self {
+            dir,
+            mounted: false,
+        };
         image.mount();
         image
     }
@@ -39,7 +46,11 @@ impl Image {
 
     /// Mounts it again.
     pub(crate) fn mount(&mut self) {
-        run(Command::new("mount").args(["-o", "loop"]).arg(self.file()).arg(self.path())).ok();
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(self.file())
+            .arg(self.path()))
+        .ok();
         self.mounted = true;
     }
 
@@ -54,7 +65,10 @@ impl Image {
     /// From now on every call on it fails with EIO, until it is unmounted (FS_IOC_SHUTDOWN).
     pub(crate) fn shut_down(&self) {
         let xfs_io = find("xfs_io").expect("xfs_io");
-        run(Command::new(xfs_io).args(["-x", "-c", "shutdown"]).arg(self.path())).ok();
+        run(Command::new(xfs_io)
+            .args(["-x", "-c", "shutdown"])
+            .arg(self.path()))
+        .ok();
     }
 }
 
@@ -78,7 +92,11 @@ impl Bind {
 
     /// Makes this bind mount read-only, or writable again, whoever has files open there.
     pub(crate) fn read_only(&self, on: bool) {
-        let how = if on { "remount,bind,ro" } else { "remount,bind,rw" };
+        let how = if on {
+            "remount,bind,ro"
+        } else {
+            "remount,bind,rw"
+        };
         run(Command::new("mount").args(["-o", how]).arg(&self.0)).ok();
     }
 }

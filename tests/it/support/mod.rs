@@ -47,8 +47,12 @@ pub(crate) fn skip(reason: impl Display) {
     let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("?"));
     eprint!("{line}");
     if let Some(log) = std::env::var_os("MIRRORFS_SKIP_LOG") {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
-        log.and_then(|mut f| f.write_all(line.as_bytes())).expect("the skip log");
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log);
+        log.and_then(|mut f| f.write_all(line.as_bytes()))
+            .expect("the skip log");
     }
 }
 
@@ -86,7 +90,9 @@ macro_rules! need_programs {
 
 /// A number from the environment, for longer runs than CI's.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |v| v.parse().expect("a number"))
+    std::env::var(name)
+        .ok()
+        .map_or(default, |v| v.parse().expect("a number"))
 }
 
 /// Where trees are made: `MIRRORFS_TEST_DIR` (scripts/check gives a journaled loop ext4), or the
@@ -96,15 +102,19 @@ pub(crate) fn base() -> PathBuf {
         return dir.into();
     }
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let open = |p: &Path| {
-        rustix::fs::stat(p).is_ok_and(|s| s.st_mode & 0o001 != 0 && p.is_dir())
-    };
-    if target.ancestors().all(open) { target } else { "/var/tmp".into() }
+    let open = |p: &Path| rustix::fs::stat(p).is_ok_and(|s| s.st_mode & 0o001 != 0 && p.is_dir());
+    if target.ancestors().all(open) {
+        target
+    } else {
+        "/var/tmp".into()
+    }
 }
 
 /// A temporary directory under `base` that every user can pass through.
 pub(crate) fn temp_in(base: &Path) -> tempfile::TempDir {
-    let dir = tempfile::Builder::new().prefix("mirrorfs-").tempdir_in(base);
+    let dir = tempfile::Builder::new()
+        .prefix("mirrorfs-")
+        .tempdir_in(base);
     let dir = dir.expect("a temporary directory");
     rustix::fs::chmod(dir.path(), 0o755.into()).expect("chmod");
     dir

@@ -76,9 +76,22 @@ impl Wish {
         };
         let primary = own("primary");
         let replica = self.replica.clone().unwrap_or_else(|| own("replica"));
-        let mountpoint = if self.over_primary { primary.clone() } else { own("mnt") };
+        let mountpoint = if self.over_primary {
+            primary.clone()
+        } else {
+            own("mnt")
+        };
         let scratch = own("scratch");
-        TestMount { wish: self, primary, replica, mountpoint, scratch, mounted: false, pid: None, dir }
+        TestMount {
+            wish: self,
+            primary,
+            replica,
+            mountpoint,
+            scratch,
+            mounted: false,
+            pid: None,
+            dir,
+        }
     }
 
     /// Makes the directories and mounts.
@@ -124,15 +137,27 @@ impl TestMount {
     pub(crate) fn command(&self, more: &[&str]) -> Command {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(limit) = self.wish.descriptors {
-            words.extend(["prlimit".into(), format!("--nofile={limit}:{limit}").into(), "--".into()]);
+            words.extend([
+                "prlimit".into(),
+                format!("--nofile={limit}:{limit}").into(),
+                "--".into(),
+            ]);
         }
         words.push(MIRRORFS.into());
         let mut command = match self.wish.user {
             Some(user) => super::user::command(user, words[0].to_str().expect("text")),
             None => Command::new(&words[0]),
         };
-        command.args(&words[1..]).arg("mount").arg(&self.primary).arg(&self.mountpoint);
-        command.arg("--replica").arg(&self.replica).args(&self.wish.args).args(more);
+        command
+            .args(&words[1..])
+            .arg("mount")
+            .arg(&self.primary)
+            .arg(&self.mountpoint);
+        command
+            .arg("--replica")
+            .arg(&self.replica)
+            .args(&self.wish.args)
+            .args(more);
         command.arg("--log").arg(self.log());
         command
     }
@@ -151,7 +176,10 @@ impl TestMount {
     #[track_caller]
     pub(crate) fn mount(&mut self) {
         if native() {
-            let bind = run(Command::new("mount").arg("--bind").arg(&self.primary).arg(&self.mountpoint));
+            let bind = run(Command::new("mount")
+                .arg("--bind")
+                .arg(&self.primary)
+                .arg(&self.mountpoint));
             bind.ok();
             self.mounted = true;
             return;
@@ -165,7 +193,10 @@ impl TestMount {
             Some(user) => super::user::command(user, MIRRORFS),
             None => Command::new(MIRRORFS),
         };
-        run_within(command.arg(verb).arg(&self.mountpoint).args(more), Duration::from_secs(180))
+        run_within(
+            command.arg(verb).arg(&self.mountpoint).args(more),
+            Duration::from_secs(180),
+        )
     }
 
     /// `mirrorfs status`, as text.
@@ -183,12 +214,18 @@ impl TestMount {
     /// The state, as JSON says it.
     #[track_caller]
     pub(crate) fn state(&self) -> String {
-        self.status_json()["state"].as_str().expect("a state").to_owned()
+        self.status_json()["state"]
+            .as_str()
+            .expect("a state")
+            .to_owned()
     }
 
     fn ask_pid(&self) -> u32 {
         let json = self.status_json();
-        json["pid"].as_u64().and_then(|p| p.try_into().ok()).expect("a pid in status --json")
+        json["pid"]
+            .as_u64()
+            .and_then(|p| p.try_into().ok())
+            .expect("a pid in status --json")
     }
 
     /// The daemon's process id.
@@ -198,7 +235,9 @@ impl TestMount {
 
     /// Sends the daemon, and nobody else, a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.expect("a pid"), signal).expect("kill");
     }
 
@@ -220,7 +259,12 @@ impl TestMount {
     #[track_caller]
     pub(crate) fn assert_equal(&self) {
         if !native() {
-            wait_equal(&self.primary, &self.replica, Duration::from_secs(10), Ignore::default());
+            wait_equal(
+                &self.primary,
+                &self.replica,
+                Duration::from_secs(10),
+                Ignore::default(),
+            );
         }
     }
 
@@ -232,7 +276,11 @@ impl TestMount {
         } else {
             self.product("umount", &[]).ok();
             let pid = self.pid.take().expect("mounted");
-            assert!(!alive(pid), "umount returned before the daemon was gone\n{}", self.log_text());
+            assert!(
+                !alive(pid),
+                "umount returned before the daemon was gone\n{}",
+                self.log_text()
+            );
         }
         self.mounted = false;
     }
@@ -252,7 +300,9 @@ impl TestMount {
     pub(crate) fn log_text(&self) -> String {
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let from = text.len().saturating_sub(4000);
-        let from = (from..=text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let from = (from..=text.len())
+            .find(|&i| text.is_char_boundary(i))
+            .unwrap_or(0);
         format!("--- daemon log\n{}", &text[from..])
     }
 
@@ -272,7 +322,9 @@ impl Drop for TestMount {
             drop(run(Command::new("umount").arg("-l").arg(&self.mountpoint)));
         }
         if let Some(pid) = self.pid.take().filter(|&p| alive(p)) {
-            let id = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            let id = i32::try_from(pid)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
             let id = id.expect("a pid");
             rustix::process::kill_process(id, rustix::process::Signal::TERM).ok();
             for _ in 0..500 {
@@ -289,12 +341,18 @@ impl Drop for TestMount {
 /// Whether a process runs (a zombie does not).
 pub(crate) fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|s| !s.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    stat.is_ok_and(|s| {
+        !s.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.starts_with(" Z"))
+    })
 }
 
 /// Whether something is mounted exactly here, dead or alive.
 pub(crate) fn is_mounted(path: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let path = path.to_str().expect("test paths are text");
-    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(path))
 }

@@ -39,7 +39,9 @@ impl Rng {
 
 /// The seed of this run: `MIRRORFS_SEED`, or the clock. Printed, so that a failure can be repeated.
 pub(crate) fn seed(what: &str) -> u64 {
-    let seed = std::env::var("MIRRORFS_SEED").ok().and_then(|s| s.parse().ok());
+    let seed = std::env::var("MIRRORFS_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
     let seed = seed.unwrap_or_else(|| {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         now.tv_nsec.unsigned_abs() ^ (now.tv_sec.unsigned_abs() << 30)

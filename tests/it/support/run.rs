@@ -23,8 +23,16 @@ pub(crate) struct Ran {
 
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { command, code, out, err } = self;
-        write!(f, "{command}\nended with {code:?}\n--- stdout\n{out}\n--- stderr\n{err}")
+        let Self {
+            command,
+            code,
+            out,
+            err,
+        } = self;
+        write!(
+            f,
+            "{command}\nended with {code:?}\n--- stdout\n{out}\n--- stderr\n{err}"
+        )
     }
 }
 
@@ -61,7 +69,9 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Ran {
     let name = format!("{command:?}");
     let (mut out, mut err) = (scratch(), scratch());
     command.stdin(Stdio::null());
-    command.stdout(out.try_clone().expect("dup")).stderr(err.try_clone().expect("dup"));
+    command
+        .stdout(out.try_clone().expect("dup"))
+        .stderr(err.try_clone().expect("dup"));
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
     let until = Instant::now() + limit;
     let status = loop {
@@ -71,11 +81,20 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Ran {
         if Instant::now() > until {
             child.kill().expect("kill");
             child.wait().expect("wait");
-            panic!("{name}: not done after {limit:?}\n{}\n{}", text(&mut out), text(&mut err));
+            panic!(
+                "{name}: not done after {limit:?}\n{}\n{}",
+                text(&mut out),
+                text(&mut err)
+            );
         }
         std::thread::park_timeout(Duration::from_millis(2));
     };
-    Ran { command: name, code: status.code(), out: text(&mut out), err: text(&mut err) }
+    Ran {
+        command: name,
+        code: status.code(),
+        out: text(&mut out),
+        err: text(&mut err),
+    }
 }
 
 fn scratch() -> std::fs::File {
@@ -84,7 +103,9 @@ fn scratch() -> std::fs::File {
 
 fn text(file: &mut std::fs::File) -> String {
     let mut bytes = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("read back");
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .expect("read back");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -97,14 +118,19 @@ pub(crate) fn mirrorfs<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> R
 #[track_caller]
 pub(crate) fn shell(dir: &Path, script: &str) -> String {
     let script = format!("set -euo pipefail\n{script}");
-    run(Command::new("bash").arg("-c").arg(script).current_dir(dir)).ok().out
+    run(Command::new("bash").arg("-c").arg(script).current_dir(dir))
+        .ok()
+        .out
 }
 
 /// Where a program is, as the shell would find it.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
     places.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    places.into_iter().map(|dir| dir.join(name)).find(|path| path.is_file())
+    places
+        .into_iter()
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
 }
 
 /// A child that is killed, by its own id, when the test is over.

@@ -42,7 +42,11 @@ impl Map {
         shared: bool,
     ) -> Result<Self> {
         let prot = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
-        let how = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+        let how = if shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
         let offset = libc::off_t::try_from(offset).map_err(|_| Errno::INVAL)?;
         let fd = fd.as_fd().as_raw_fd();
         // SAFETY: the kernel chooses the address, so no existing mapping is replaced.

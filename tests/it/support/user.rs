@@ -15,11 +15,27 @@ pub(crate) struct User {
 }
 
 /// Three users of no account, with groups of their own and one in common.
-pub(crate) const ALICE: User = User { uid: 71_001, gid: 72_001, groups: &[72_001, 72_009] };
-pub(crate) const BOB: User = User { uid: 71_002, gid: 72_002, groups: &[72_002, 72_009] };
-pub(crate) const CAROL: User = User { uid: 71_003, gid: 72_003, groups: &[] };
+pub(crate) const ALICE: User = User {
+    uid: 71_001,
+    gid: 72_001,
+    groups: &[72_001, 72_009],
+};
+pub(crate) const BOB: User = User {
+    uid: 71_002,
+    gid: 72_002,
+    groups: &[72_002, 72_009],
+};
+pub(crate) const CAROL: User = User {
+    uid: 71_003,
+    gid: 72_003,
+    groups: &[],
+};
 /// An ordinary user with an account, as fusermount3 wants one.
-pub(crate) const NOBODY: User = User { uid: 65_534, gid: 65_534, groups: &[] };
+pub(crate) const NOBODY: User = User {
+    uid: 65_534,
+    gid: 65_534,
+    groups: &[],
+};
 /// The group that Alice and Bob share.
 pub(crate) const SHARED: u32 = 72_009;
 
@@ -39,14 +55,18 @@ pub(crate) fn with<T: Send>(user: User, body: impl FnOnce() -> T + Send) -> T {
             become_user();
             body()
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
 /// A command that runs as `user`, without any capability.
 pub(crate) fn command(user: User, program: &str) -> Command {
     let mut command = Command::new("setpriv");
-    command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+    command
+        .arg(format!("--reuid={}", user.uid))
+        .arg(format!("--regid={}", user.gid));
     if user.groups.is_empty() {
         command.arg("--clear-groups");
     } else {
