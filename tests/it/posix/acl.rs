@@ -37,7 +37,7 @@ fn acl_and_mode() {
         }
         // One that says no more than a mode becomes a mode.
         g.watch("f", || {
-            g.setxattr("f", ACCESS, &encode(&[Owner(6), OwningGroup(4), Other(1)]))
+            g.setxattr("f", ACCESS, &encode(&[Owner(6), OwningGroup(4), Other(1)]));
         });
         show(g, "f");
         g.setxattr("f", ACCESS, &encode(&[Owner(6), User(1, 6)]));
@@ -175,7 +175,7 @@ fn obeyed() {
         user::with(BOB, || g.file("d/b", 0o644, ""));
         user::with(BOB, || g.stat("d/a"));
         user::with(BOB, || {
-            g.setxattr("d", ACCESS, &encode(&[Owner(7), OwningGroup(0), Other(7)]))
+            g.setxattr("d", ACCESS, &encode(&[Owner(7), OwningGroup(0), Other(7)]));
         });
     });
 }

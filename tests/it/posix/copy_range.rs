@@ -29,7 +29,7 @@ fn copies() {
             g.did(
                 "by position",
                 copy_file_range(&from, None, &to, None, 12_345),
-            )
+            );
         });
         g.did(
             "positions",

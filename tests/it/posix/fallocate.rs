@@ -44,7 +44,7 @@ fn every_mode() {
                     g.did(
                         format_args!("{mode:?} {offset} {len}"),
                         fallocate(&fd, mode, offset, len),
-                    )
+                    );
                 });
                 g.did("fsync", rustix::fs::fsync(&fd));
                 g.stat(&path);

@@ -73,7 +73,7 @@ fn by_users() {
         user::with(ALICE, || change(g, "f", "r", IFlags::NODUMP, none));
         user::with(ALICE, || change(g, "f", "r", IFlags::IMMUTABLE, none));
         user::with(crate::support::user::BOB, || {
-            change(g, "f", "r", IFlags::NOATIME, none)
+            change(g, "f", "r", IFlags::NOATIME, none);
         });
     });
 }

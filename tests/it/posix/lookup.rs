@@ -79,7 +79,7 @@ fn stat_follows_every_change() {
         g.watch("f", || g.removexattr("f", "user.a"));
         g.watch("f", || g.cat("f"));
         g.watch("f", || {
-            g.rename("f", "f2", rustix::fs::RenameFlags::empty())
+            g.rename("f", "f2", rustix::fs::RenameFlags::empty());
         });
         g.watch("f2", || {
             let fd = g.fd("f2", "w");
@@ -103,7 +103,7 @@ fn directories_follow_their_entries() {
         g.watch("d", || g.mkdir("d/sub", 0o755));
         g.stat("d");
         g.watch("d", || {
-            g.rename("d/l", "d/m", rustix::fs::RenameFlags::empty())
+            g.rename("d/l", "d/m", rustix::fs::RenameFlags::empty());
         });
         g.watch("d", || g.unlink("d/m"));
         g.watch("d", || g.rmdir("d/sub"));

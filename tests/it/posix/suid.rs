@@ -14,13 +14,13 @@ type Way = (&'static str, fn(&Ground, &str));
 fn ways() -> Vec<Way> {
     vec![
         ("write", |g, path| {
-            g.did("write", rustix::io::write(g.fd(path, "w"), b"x"))
+            g.did("write", rustix::io::write(g.fd(path, "w"), b"x"));
         }),
         ("append", |g, path| {
-            g.did("append", rustix::io::write(g.fd(path, "w append"), b"x"))
+            g.did("append", rustix::io::write(g.fd(path, "w append"), b"x"));
         }),
         ("nothing", |g, path| {
-            g.did("write nothing", rustix::io::write(g.fd(path, "w"), b""))
+            g.did("write nothing", rustix::io::write(g.fd(path, "w"), b""));
         }),
         ("direct", |g, path| {
             let buffer = vec![7_u8; 8192];
@@ -29,10 +29,10 @@ fn ways() -> Vec<Way> {
             g.did("direct write", pwrite(&fd, &buffer[at..at + 4096], 0));
         }),
         ("ftruncate", |g, path| {
-            g.did("ftruncate", ftruncate(g.fd(path, "w"), 10))
+            g.did("ftruncate", ftruncate(g.fd(path, "w"), 10));
         }),
         ("same size", |g, path| {
-            g.did("ftruncate", ftruncate(g.fd(path, "w"), 6000))
+            g.did("ftruncate", ftruncate(g.fd(path, "w"), 6000));
         }),
         ("O_TRUNC", |g, path| drop(g.open(path, "w trunc", 0))),
         ("chmod", |g, path| g.chmod(path, 0o6777)),
