@@ -1,1 +1,24 @@
-fn main() {}
+// SPDX-License-Identifier: MIT
+//! One integration binary: the real `mirrorfs` on real trees, looked at from outside.
+//!
+//! Every story makes its own mirror, does something to it, unmounts it and compares the two copies
+//! completely. Settings from the environment: `MIRRORFS_TEST_DIR` (where trees are made),
+//! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
+//! (longer random runs), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests look at the trees from outside, by path"
+)]
+#![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+
+mod churn;
+mod cli;
+mod compare_itself;
+mod degrade;
+mod escape;
+mod known_issues;
+mod limits;
+mod posix;
+mod random4;
+mod support;
+mod workloads;
