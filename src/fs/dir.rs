@@ -40,27 +40,18 @@ impl MirrorFs {
         let dev = device_of(&dir);
         self.source.read_dir(&dir, cookie, ROOM, &mut |entry| {
             let text = OsStr::from_bytes(entry.name.to_bytes());
-            let found = Name::new(text).ok().and_then(|name| {
-                let stat = self.source.lookup(&dir, &name).ok()?;
-                Some((self.nodes.remember(&stat, &dir, &name), stat))
-            });
-            let (id, attr) = match &found {
-                Some((node, stat)) => (node.id, attributes(node.id, stat)),
-                // "." and "..", and what went away since: a name without a lookup. The kernel
-                // takes the number and the type from here, and counts nothing on node 0.
-                None => {
-                    let shown = self.shown(&dir, dev, entry);
-                    (
-                        shown,
-                        fuser::FileAttr {
-                            kind: kind(entry.kind),
-                            ..node::nothing()
-                        },
-                    )
-                }
+            let Ok(name) = Name::new(text) else {
+                // "." and ".." are shown and not looked up: the kernel counts nothing on them.
+                let ino = INodeNo(self.shown(&dir, dev, entry));
+                let attr = fuser::FileAttr { ino, kind: kind(entry.kind), ..node::nothing() };
+                return !reply.add(ino, entry.next, text, &TTL, &attr, Generation(0));
             };
-            let full = reply.add(INodeNo(id), entry.next, text, &TTL, &attr, Generation(0));
-            if full && let Some((node, _)) = &found {
+            // What went away since it was listed is left out.
+            let Ok(stat) = self.source.lookup(&dir, &name) else { return true };
+            let node = self.nodes.remember(&stat, &dir, &name);
+            let attr = attributes(node.id, &stat);
+            let full = reply.add(attr.ino, entry.next, text, &TTL, &attr, Generation(0));
+            if full {
                 self.nodes.forget(node.id, 1);
             }
             !full

@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering;
 use fuser::INodeNo;
 
 use super::MirrorFs;
-use crate::store::op::{Action, Op};
+use crate::store::op::{Action, Flags, Op};
 use crate::store::{Node, Scope};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
 
-/// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` as the kernel's FUSE client sends them.
+/// The four ioctls of inode flags, as the kernel's FUSE client sends them (include/uapi/linux/fs.h).
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
+const GET_EXTENDED_FLAGS: u32 = 0x801c_581f;
+const SET_EXTENDED_FLAGS: u32 = 0x401c_5820;
 
 thread_local! {
     /// Where a worker reads into before it answers.
@@ -139,7 +141,7 @@ impl MirrorFs {
         i64::try_from(found).map_err(|_| Errno::OVERFLOW)
     }
 
-    /// The two ioctls of `chattr(1)`; all others belong to real devices.
+    /// The ioctls of `chattr(1)`; all others belong to real devices.
     pub(super) fn control(
         &self,
         needs: Needs,
@@ -148,18 +150,15 @@ impl MirrorFs {
         data: &[u8],
     ) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
-        match command {
-            GET_FLAGS => Ok(self.source.flags(&node)?.to_le_bytes().to_vec()),
-            SET_FLAGS => {
-                let flags = data.first_chunk().ok_or(Errno::INVAL)?;
-                let action = Action::SetFlags {
-                    node,
-                    flags: u32::from_le_bytes(*flags),
-                };
-                self.mirror.apply(&Op { needs, action }).map(|_| Vec::new())
-            }
-            _ => Err(Errno::NOTTY),
-        }
+        let flags = match command {
+            GET_FLAGS => return Ok(self.source.flags(&node)?.to_le_bytes().to_vec()),
+            GET_EXTENDED_FLAGS => return Ok(self.source.extended_flags(&node)?.to_vec()),
+            SET_FLAGS => Flags::Plain(u32::from_le_bytes(*data.first_chunk().ok_or(Errno::INVAL)?)),
+            SET_EXTENDED_FLAGS => Flags::Extended(*data.first_chunk().ok_or(Errno::INVAL)?),
+            _ => return Err(Errno::NOTTY),
+        };
+        let action = Action::SetFlags { node, flags };
+        self.mirror.apply(&Op { needs, action }).map(|_| Vec::new())
     }
 }
 

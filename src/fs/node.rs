@@ -100,13 +100,15 @@ impl MirrorFs {
         if mode.is_some_and(|mode| mode & 0o6000 != 0) {
             node.set_id.store(true, Ordering::Release);
         }
-        if mode.is_some() || uid.is_some() || gid.is_some() || atime.is_some() || mtime.is_some() {
-            let fsetid = match (uid, gid) {
-                // chown by a plain user keeps a set-group-ID bit that means mandatory locking
-                // (no group execute) only for a member of the group (setattr_should_drop_sgid).
-                (None, None) => true,
-                _ => caller.uid == 0 || self.is_member(caller, &node),
-            };
+        let times = atime.is_some() || mtime.is_some();
+        let owner = uid.is_some() || gid.is_some();
+        // A request for nothing at all is chown(-1, -1), which clears set-id bits natively.
+        let nothing = !owner && mode.is_none() && !times && change.size.is_none();
+        if owner || nothing || mode.is_some() || times {
+            // chown by a plain user keeps a set-group-ID bit without group execute only for a
+            // member of the group (fs/attr.c, setattr_should_drop_sgid).
+            let fsetid =
+                !(owner || nothing) || caller.uid == 0 || self.is_member(caller, &node);
             let needs = Needs { fsetid, ..needs };
             let action = Action::SetAttr {
                 node: node.clone(),

@@ -180,7 +180,7 @@ impl Mirror {
         let mut applied = self
             .primary
             .apply(op)
-            .inspect_err(|errno| self.doubt(op, *errno))?;
+            .inspect_err(|errno| self.failed(op, *errno))?;
         let node = self.remember(op, &mut applied);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
@@ -234,7 +234,21 @@ impl Mirror {
         if let Some(node) = op.content() {
             self.times.touch(node);
         }
+        self.touch_whiteout(op);
         carried
+    }
+
+    /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
+    fn touch_whiteout(&self, op: &Op<'_>) {
+        let Action::Rename { from: (parent, name), flags, .. } = &op.action else { return };
+        if flags & rustix::fs::RenameFlags::WHITEOUT.bits() == 0 {
+            return;
+        }
+        if let Ok(stat) = self.source.lookup(parent, name) {
+            let node = self.nodes.remember(&stat, parent, name);
+            self.times.touch(&node);
+            self.nodes.forget(node.id, 1);
+        }
     }
 
     /// The replica failed: closes its lane and puts on record that the primary goes on alone.
@@ -294,7 +308,9 @@ impl Mirror {
 
     /// An op that failed on the primary may have been done there in part: then nobody knows
     /// whether the copies are equal, and the mirror says so.
-    fn doubt(&self, op: &Op<'_>, errno: Errno) {
+    fn failed(&self, op: &Op<'_>, errno: Errno) {
+        // A rename that ext4 takes back leaves new times on the directories.
+        op.directories().iter().for_each(|dir| self.times.touch(dir));
         let broken = matches!(
             errno,
             Errno::IO | Errno::NODEV | Errno::NXIO | Errno::UCLEAN

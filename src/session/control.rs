@@ -88,7 +88,10 @@ pub(super) trait Handler: Send + Sync {
 /// The listening end; the socket's name goes away with it.
 #[derive(Debug)]
 pub(super) struct Server {
-    pub(super) path: PathBuf,
+    path: PathBuf,
+    /// Which socket of that name is ours: once unmounted, the next mount may be given the device
+    /// number, and its daemon the name, before we are gone.
+    own: Option<(u64, u64)>,
 }
 
 impl Server {
@@ -111,12 +114,16 @@ impl Server {
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || listen(&listener, &handler))?;
-        Ok(Self { path })
+        let own = files::identity(&path);
+        Ok(Self { path, own })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if self.own.is_none() || files::identity(&self.path) != self.own {
+            return;
+        }
         if let Err(e) = files::remove_socket(&self.path) {
             tracing::debug!("the socket {} stays behind: {e}", self.path.display());
         }

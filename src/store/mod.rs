@@ -83,6 +83,8 @@ pub trait Source: Send + Sync {
     fn seek(&self, node: &Arc<Node>, offset: u64, hole: bool) -> Result<u64>;
     /// Inode flags as `chattr(1)` sets them.
     fn flags(&self, node: &Arc<Node>) -> Result<u32>;
+    /// The same and project ids, extent size hints.
+    fn extended_flags(&self, node: &Arc<Node>) -> Result<crate::sys::at::ExtendedFlags>;
     /// Sizes of the file system.
     fn space(&self) -> Result<Space>;
 }

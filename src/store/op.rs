@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::node::Node;
 use super::{Name, Time};
+use crate::sys::at::ExtendedFlags;
 use crate::sys::creds::Needs;
 
 /// One mutation, and on whose behalf.
@@ -20,6 +21,15 @@ pub struct Op<'a> {
     pub needs: Needs,
     /// What to do.
     pub action: Action<'a>,
+}
+
+/// The two calls there are for inode flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flags {
+    /// `FS_IOC_SETFLAGS`: what `chattr(1)` uses.
+    Plain(u32),
+    /// `FS_IOC_FSSETXATTR`: the same and project ids, extent size hints.
+    Extended(ExtendedFlags),
 }
 
 /// What an op does. Every variant is applied to the primary first, then to each replica.
@@ -58,7 +68,7 @@ pub enum Action<'a> {
         mtime: Option<Time>,
     },
     /// Inode flags as `chattr(1)` sets them.
-    SetFlags { node: Arc<Node>, flags: u32 },
+    SetFlags { node: Arc<Node>, flags: Flags },
     /// `how` is 0, `XATTR_CREATE` or `XATTR_REPLACE`.
     SetXattr {
         node: Arc<Node>,
@@ -296,14 +306,13 @@ impl Op<'_> {
             | Action::Link { parent, .. }
             | Action::Unlink { parent, .. }
             | Action::Rmdir { parent, .. } => smallvec::smallvec![parent],
-            Action::Rename {
-                from, to, moved, ..
-            } => {
+            Action::Rename { from, to, moved, victim, .. } => {
                 let mut dirs = smallvec::smallvec![&from.0];
                 if !Arc::ptr_eq(&from.0, &to.0) {
                     dirs.push(&to.0);
                     // Some file systems update a moved directory's own time with its "..".
-                    dirs.extend(moved.iter().filter(|node| node.is_dir()));
+                    // An exchange moves the other one as well; a victim that is gone is skipped.
+                    dirs.extend(moved.iter().chain(victim).filter(|node| node.is_dir()));
                 }
                 dirs
             }

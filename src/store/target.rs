@@ -17,7 +17,7 @@ use rustix::time::Timespec;
 
 use super::descriptor::{Access, Descriptor};
 use super::node::Node;
-use super::op::{Action, Op};
+use super::op::{Action, Flags, Op};
 use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
 use crate::sys::{self, Errno, Result};
 
@@ -64,21 +64,29 @@ impl Target for Tree {
             } => {
                 let object = self.open(node, Access::Path)?;
                 let fd = object.as_fd();
-                // chown clears set-id bits, so the mode comes after it, and times come last.
-                if uid.is_some() || gid.is_some() {
+                // chown clears set-id bits, so the mode comes after it, and times come last. Nothing
+                // at all is chown(-1, -1), which clears them too.
+                let times = atime.is_some() || mtime.is_some();
+                if uid.is_some() || gid.is_some() || (mode.is_none() && !times) {
                     sys::at::chown(fd, *uid, *gid)?;
                 }
                 if let Some(mode) = mode {
                     sys::at::chmod(fd, mode & 0o7777)?;
                 }
-                if atime.is_some() || mtime.is_some() {
+                if times {
                     sys::at::utimens(fd, &timestamps(*atime, *mtime))?;
                 }
                 Ok(Applied::default())
             }
             Action::SetFlags { node, flags } => {
                 let object = self.open(node, Access::Read)?;
-                sys::at::set_flags(object.as_fd(), *flags).map(Applied::nothing)
+                match flags {
+                    Flags::Plain(flags) => sys::at::set_flags(object.as_fd(), *flags),
+                    Flags::Extended(flags) => {
+                        sys::at::set_extended_flags(object.as_fd(), flags)
+                    }
+                }
+                .map(Applied::nothing)
             }
             Action::SetXattr {
                 node,

@@ -383,6 +383,10 @@ impl Source for Tree {
         sys::at::get_flags(self.open(node, Access::Read)?.as_fd())
     }
 
+    fn extended_flags(&self, node: &Arc<Node>) -> Result<sys::at::ExtendedFlags> {
+        sys::at::get_extended_flags(self.open(node, Access::Read)?.as_fd())
+    }
+
     fn space(&self) -> Result<Space> {
         self.measure()
     }

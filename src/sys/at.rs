@@ -290,6 +290,24 @@ pub fn set_flags(fd: BorrowedFd<'_>, mut flags: u32) -> Result<()> {
     ioctl_u32(fd, 0x4008_6602, &mut flags)
 }
 
+/// `struct fsxattr` of include/uapi/linux/fs.h, as bytes: flags, extent size hints, project.
+pub type ExtendedFlags = [u8; 28];
+
+/// `FS_IOC_FSGETXATTR`: what [`get_flags`] tells and more, on an open file or directory.
+pub fn get_extended_flags(fd: BorrowedFd<'_>) -> Result<ExtendedFlags> {
+    let mut flags = [0; 28];
+    // SAFETY: the request writes exactly the 28 bytes of `flags`.
+    let code = unsafe { libc::ioctl(fd.as_raw_fd(), 0x801c_581f_u64 as _, flags.as_mut_ptr()) };
+    checked(libc::c_long::from(code)).map(|_| flags)
+}
+
+/// `FS_IOC_FSSETXATTR` on an open file or directory.
+pub fn set_extended_flags(fd: BorrowedFd<'_>, flags: &ExtendedFlags) -> Result<()> {
+    // SAFETY: the request reads exactly the 28 bytes of `flags`.
+    let code = unsafe { libc::ioctl(fd.as_raw_fd(), 0x401c_5820_u64 as _, flags.as_ptr()) };
+    checked(libc::c_long::from(code)).map(drop)
+}
+
 /// The UUID of the file system that holds `fd` (`FS_IOC_GETFSUUID`, Linux 6.9), if it has one.
 pub fn fs_uuid(fd: BorrowedFd<'_>) -> Option<[u8; 16]> {
     // struct fsuuid2 { __u8 len; __u8 uuid[16]; } of include/uapi/linux/fs.h.

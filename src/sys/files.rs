@@ -89,3 +89,10 @@ pub fn remove_socket(path: &Path) -> io::Result<()> {
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
+
+/// Device and inode number of what a path leads to; a symlink is itself.
+#[must_use]
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::lstat(path).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
