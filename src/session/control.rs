@@ -88,7 +88,7 @@ pub(super) trait Handler: Send + Sync {
 /// The listening end; the socket's name goes away with it.
 #[derive(Debug)]
 pub(super) struct Server {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Which socket of that name is ours: once unmounted, the next mount may be given the device
     /// number, and its daemon the name, before we are gone.
     own: Option<(u64, u64)>,
