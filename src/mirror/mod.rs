@@ -9,19 +9,12 @@
 //! first failure of the replica is put on record.
 
 pub mod attach;
-mod attrs;
-mod content;
-pub mod decide;
 pub mod failure;
-pub mod identity;
 pub mod lane;
 pub mod order;
-pub mod progress;
-pub mod refusal;
 pub mod report;
 pub mod resync;
 pub mod settle;
-pub mod stamp;
 pub mod state;
 pub mod times;
 
@@ -35,10 +28,10 @@ use crate::store::{
     Applied, Ident, Made, Name, Node, Nodes, Scope, Side, Source, Space, Stat, Target,
 };
 use crate::sys::{Errno, Result, clock};
+use attach::refusal::Id;
 use failure::Named;
 use lane::{Fault, Lane};
 use order::Order;
-use refusal::Id;
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
 
@@ -240,7 +233,14 @@ impl Mirror {
 
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
     fn touch_whiteout(&self, op: &Op<'_>) {
-        let Action::Rename { from: (parent, name), flags, .. } = &op.action else { return };
+        let Action::Rename {
+            from: (parent, name),
+            flags,
+            ..
+        } = &op.action
+        else {
+            return;
+        };
         if flags & rustix::fs::RenameFlags::WHITEOUT.bits() == 0 {
             return;
         }
@@ -310,7 +310,9 @@ impl Mirror {
     /// whether the copies are equal, and the mirror says so.
     fn failed(&self, op: &Op<'_>, errno: Errno) {
         // A rename that ext4 takes back leaves new times on the directories.
-        op.directories().iter().for_each(|dir| self.times.touch(dir));
+        op.directories()
+            .iter()
+            .for_each(|dir| self.times.touch(dir));
         let broken = matches!(
             errno,
             Errno::IO | Errno::NODEV | Errno::NXIO | Errno::UCLEAN

@@ -6,11 +6,11 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use crate::mirror::attach::identity::{self, Life, MirrorId, Role, Stamp, Verdict};
+use crate::mirror::attach::refusal::Refusal;
+use crate::mirror::attach::stamp::{self, Lock, Place};
 use crate::mirror::failure::{Copy, Failure, Named};
-use crate::mirror::identity::{self, Life, MirrorId, Role, Stamp, Verdict};
-use crate::mirror::refusal::Refusal;
 use crate::mirror::resync::{Lacks, Summary};
-use crate::mirror::stamp::{self, Lock, Place};
 use crate::sys::{Errno, clock};
 
 /// Two roots, locked, with open stamps: the right to serve. Dropping it leaves the stamps open.

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Down, Engine, Frame, Kind, Lack, Outcome};
-use crate::mirror::attrs::Attrs;
-use crate::mirror::content::{File, On, Writer};
 use crate::mirror::failure::{Copy, Named};
+use crate::mirror::resync::attrs::Attrs;
+use crate::mirror::resync::content::{File, On, Writer};
 use crate::store::name::Name;
 use crate::store::stat::{Ident, Stat};
 use crate::store::walk;
@@ -362,7 +362,7 @@ impl Engine<'_> {
                         self.report(Kind::Data, None, detail);
                         differs = true;
                     } else if let Some(first) = found.first {
-                        let bytes = crate::mirror::progress::size(found.differing);
+                        let bytes = crate::mirror::resync::progress::size(found.differing);
                         let detail = || format!("{bytes} differ at {first}");
                         self.report(Kind::Data, Some(first), detail);
                         differs = true;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 
-use super::failure::Copy;
+use crate::mirror::failure::Copy;
 use crate::sys::{Errno, Result};
 
 /// The granularity of hole maps and of repair.

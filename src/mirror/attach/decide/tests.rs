@@ -2,7 +2,7 @@
 //! The start-up decision as a table: two roots, three flags, one answer.
 
 use super::*;
-use crate::mirror::identity::RootIdentity;
+use crate::mirror::attach::identity::RootIdentity;
 use crate::mirror::resync::Lacks;
 
 const PRIMARY: RootIdentity = RootIdentity {

@@ -6,9 +6,11 @@
 //! names the next command. `degraded` excuses any trouble with the replica, never one with the
 //! primary: fstab lines carry it for ever, so it is no answer to a question asked today.
 
-use super::failure::{Named, show_path};
-use super::identity::{Corrupt, Epoch, History, Life, Match, MirrorId, Stamp, Verdict};
-use super::refusal::{Id, Refusal};
+use crate::mirror::attach::identity::{
+    Corrupt, Epoch, History, Life, Match, MirrorId, Stamp, Verdict,
+};
+use crate::mirror::attach::refusal::{Id, Refusal};
+use crate::mirror::failure::{Named, show_path};
 use crate::sys::{Errno, clock};
 
 /// The stamp a root was found with.

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
-use super::resync::{Lack, Lacks};
+use crate::mirror::resync::{Lack, Lacks};
 use crate::store::stat::{Stat, Time};
 use crate::sys::{Errno, Result as SysResult, at};
 

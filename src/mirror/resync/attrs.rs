@@ -13,8 +13,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FileType, Timespec, Timestamps};
 
-use super::content::{On, Trouble};
-use super::failure::{Copy, Named, show_path};
+use crate::mirror::failure::{Copy, Named, show_path};
+use crate::mirror::resync::content::{On, Trouble};
 use crate::store::stat::{Stat, Time};
 use crate::store::walk::LOCKS;
 use crate::sys::{Errno, at, clock, creds};

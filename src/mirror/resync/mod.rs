@@ -16,18 +16,21 @@ use std::vec;
 
 use rustix::fs::{FileType, OFlags};
 
-use super::attrs::Attrs;
-pub use super::attrs::{Lack, Lacks};
-use super::content::{Content, On, Trouble};
-use super::failure::{Copy, Failure};
-pub use super::progress::Progress;
-use super::stamp;
+use crate::mirror::attach::stamp;
+use crate::mirror::failure::{Copy, Failure};
 use crate::store::name::Name;
 use crate::store::stat::Stat;
 use crate::store::walk::{self, Descent};
 use crate::sys::{Errno, at};
+use attrs::Attrs;
+pub use attrs::{Lack, Lacks};
+use content::{Content, On, Trouble};
+pub use progress::Progress;
 
+mod attrs;
+mod content;
 mod object;
+pub mod progress;
 #[cfg(test)]
 mod tests;
 

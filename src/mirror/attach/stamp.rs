@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
 
-use super::identity::{ReadError, Role, Stamp};
+use crate::mirror::attach::identity::{ReadError, Role, Stamp};
 use crate::store::name::Name;
 use crate::store::stat::Stat;
 use crate::store::walk;
@@ -219,8 +219,8 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::identity::{Corrupt, Epoch, Life, MirrorId, RootIdentity, Verdict};
     use super::*;
+    use crate::mirror::attach::identity::{Corrupt, Epoch, Life, MirrorId, RootIdentity, Verdict};
     use rustix::fs::Mode;
 
     fn root() -> (tempfile::TempDir, OwnedFd) {

@@ -12,22 +12,24 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::decide::{self, Asked, Decision, Found, Root, Say, Typed};
-use super::failure::{Copy, Failure, Named, show_path};
-use super::identity::{
-    self, Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict,
-};
-use super::progress::{Phase, Progress, grouped};
-use super::refusal::{Id, Refusal};
-use super::resync::{self, How, Lacks, Summary};
-use super::stamp::{self, Lock, Place};
+use crate::mirror::failure::{Copy, Failure, Named, show_path};
+use crate::mirror::resync::progress::{Phase, Progress, grouped};
+use crate::mirror::resync::{self, How, Lacks, Summary};
 use crate::store::walk;
 use crate::sys::{Errno, clock, random};
+use decide::{Asked, Decision, Found, Root, Say, Typed};
+use identity::{Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict};
+use refusal::{Id, Refusal};
+use stamp::{Lock, Place};
 
 pub use attached::Attached;
 use attached::{State, at_root};
 
 mod attached;
+pub mod decide;
+pub mod identity;
+pub mod refusal;
+pub mod stamp;
 #[cfg(test)]
 mod tests;
 
