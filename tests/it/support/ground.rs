@@ -78,7 +78,11 @@ fn account(root: &Path, body: &(impl Fn(&Ground) + Sync)) -> Vec<String> {
             std::panic::resume_unwind(panic)
         });
     });
-    ground.account.into_inner()
+    let account = ground.account.into_inner();
+    if std::env::var_os("MIRRORFS_TEST_TELL").is_some() {
+        account.iter().for_each(|line| println!("{line}"));
+    }
+    account
 }
 
 #[track_caller]
