@@ -43,11 +43,17 @@ impl MirrorFs {
             let Ok(name) = Name::new(text) else {
                 // "." and ".." are shown and not looked up: the kernel counts nothing on them.
                 let ino = INodeNo(self.shown(&dir, dev, entry));
-                let attr = fuser::FileAttr { ino, kind: kind(entry.kind), ..node::nothing() };
+                let attr = fuser::FileAttr {
+                    ino,
+                    kind: kind(entry.kind),
+                    ..node::nothing()
+                };
                 return !reply.add(ino, entry.next, text, &TTL, &attr, Generation(0));
             };
             // What went away since it was listed is left out.
-            let Ok(stat) = self.source.lookup(&dir, &name) else { return true };
+            let Ok(stat) = self.source.lookup(&dir, &name) else {
+                return true;
+            };
             let node = self.nodes.remember(&stat, &dir, &name);
             let attr = attributes(node.id, &stat);
             let full = reply.add(attr.ino, entry.next, text, &TTL, &attr, Generation(0));

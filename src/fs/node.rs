@@ -107,8 +107,7 @@ impl MirrorFs {
         if owner || nothing || mode.is_some() || times {
             // chown by a plain user keeps a set-group-ID bit without group execute only for a
             // member of the group (fs/attr.c, setattr_should_drop_sgid).
-            let fsetid =
-                !(owner || nothing) || caller.uid == 0 || self.is_member(caller, &node);
+            let fsetid = !(owner || nothing) || caller.uid == 0 || self.is_member(caller, &node);
             let needs = Needs { fsetid, ..needs };
             let action = Action::SetAttr {
                 node: node.clone(),

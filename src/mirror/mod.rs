@@ -240,7 +240,14 @@ impl Mirror {
 
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
     fn touch_whiteout(&self, op: &Op<'_>) {
-        let Action::Rename { from: (parent, name), flags, .. } = &op.action else { return };
+        let Action::Rename {
+            from: (parent, name),
+            flags,
+            ..
+        } = &op.action
+        else {
+            return;
+        };
         if flags & rustix::fs::RenameFlags::WHITEOUT.bits() == 0 {
             return;
         }
@@ -310,7 +317,9 @@ impl Mirror {
     /// whether the copies are equal, and the mirror says so.
     fn failed(&self, op: &Op<'_>, errno: Errno) {
         // A rename that ext4 takes back leaves new times on the directories.
-        op.directories().iter().for_each(|dir| self.times.touch(dir));
+        op.directories()
+            .iter()
+            .for_each(|dir| self.times.touch(dir));
         let broken = matches!(
             errno,
             Errno::IO | Errno::NODEV | Errno::NXIO | Errno::UCLEAN

@@ -306,7 +306,13 @@ impl Op<'_> {
             | Action::Link { parent, .. }
             | Action::Unlink { parent, .. }
             | Action::Rmdir { parent, .. } => smallvec::smallvec![parent],
-            Action::Rename { from, to, moved, victim, .. } => {
+            Action::Rename {
+                from,
+                to,
+                moved,
+                victim,
+                ..
+            } => {
                 let mut dirs = smallvec::smallvec![&from.0];
                 if !Arc::ptr_eq(&from.0, &to.0) {
                     dirs.push(&to.0);

@@ -82,9 +82,7 @@ impl Target for Tree {
                 let object = self.open(node, Access::Read)?;
                 match flags {
                     Flags::Plain(flags) => sys::at::set_flags(object.as_fd(), *flags),
-                    Flags::Extended(flags) => {
-                        sys::at::set_extended_flags(object.as_fd(), flags)
-                    }
+                    Flags::Extended(flags) => sys::at::set_extended_flags(object.as_fd(), flags),
                 }
                 .map(Applied::nothing)
             }

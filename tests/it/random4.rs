@@ -74,7 +74,7 @@ fn one_of_four() {
 
 /// The mount is no more: nobody answers, or the empty mount point has no such directory.
 fn gone(error: &std::io::Error, dir: &Path) -> bool {
-    let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV];
+    let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV, libc::EIO];
     error.raw_os_error().is_some_and(|e| gone.contains(&e)) || dir.metadata().is_err()
 }
 
