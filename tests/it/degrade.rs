@@ -32,6 +32,9 @@ fn work(dir: &Path, mib: usize) {
     std::fs::write(dir.join("d/before"), "changed").expect("write");
     std::fs::remove_file(dir.join("work/7")).expect("unlink");
     std::fs::hard_link(dir.join("work/8"), dir.join("work/link")).expect("link");
+    std::fs::remove_file(dir.join("work/link")).expect("unlink");
+    std::os::unix::fs::symlink("8", dir.join("work/sym")).expect("symlink");
+    std::fs::rename(dir.join("work/sym"), dir.join("work/symlink")).expect("rename");
     let file = std::fs::OpenOptions::new()
         .append(true)
         .open(dir.join("work/9"))
@@ -147,6 +150,10 @@ fn read_only() {
     let mut mount = Wish::default().replica(&replica).mount();
     std::fs::create_dir(mount.at("d")).expect("mkdir");
     std::fs::write(mount.at("d/before"), "from before").expect("write");
+    // A new daemon: one that had written would still hold files open there, and the kernel would
+    // refuse to turn the mount read-only.
+    mount.umount();
+    mount.mount();
     bind.read_only(true);
     work(&mount.mountpoint, 1);
     says_degraded(&mount, &["EROFS"]);
@@ -219,6 +226,9 @@ fn blanked() {
     let mut mount = TestMount::new();
     std::fs::create_dir(mount.at("d")).expect("mkdir");
     std::fs::write(mount.at("d/before"), "from before").expect("write");
+    // A new daemon: one that has the twin open goes on writing to it, name or no name.
+    mount.umount();
+    mount.mount();
     std::fs::remove_dir_all(mount.replica.join("d")).expect("rm -rf");
     work(&mount.mountpoint, 1);
     wait_until("DEGRADED", || mount.state() == "degraded");

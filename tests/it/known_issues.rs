@@ -2,7 +2,10 @@
 //! What docs/KNOWN_ISSUES.md says cannot be done: each test notices the day it can. A failure here
 //! is good news: implement it, move the sentence, delete the test.
 
-use rustix::fs::{AtFlags, CWD, OFlags, StatxFlags, statx};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, IFlags, OFlags, StatxFlags, Timespec, Timestamps, UTIME_OMIT,
+    statx,
+};
 use rustix::io::Errno;
 
 use crate::need_product;
@@ -81,11 +84,61 @@ fn cached_reads_leave_atime() {
     need_product!();
     let mount = TestMount::new();
     std::fs::write(mount.at("f"), "content").expect("write");
-    let before = rustix::fs::lstat(mount.at("f")).map(|s| (s.st_atime, s.st_atime_nsec));
-    for _ in 0..3 {
-        std::fs::read(mount.at("f")).expect("read");
+    std::fs::read(mount.at("f")).expect("read");
+    // So long ago that even relatime would move it.
+    let old = Timespec {
+        tv_sec: 1,
+        tv_nsec: 2,
+    };
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let times = Timestamps {
+        last_access: old,
+        last_modification: omit,
+    };
+    rustix::fs::utimensat(CWD, mount.at("f"), &times, AtFlags::empty()).expect("utimens");
+    std::fs::read(mount.at("f")).expect("read");
+    let after = rustix::fs::lstat(mount.at("f")).expect("stat").st_atime;
+    assert_eq!(after, 1, "atime moves now");
+    mount.finish();
+}
+
+/// The kernel's FUSE client takes no other fallocate modes than KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE.
+#[test]
+fn no_collapse_and_no_insert() {
+    need_product!();
+    let mount = TestMount::new();
+    std::fs::write(mount.at("f"), vec![1; 65_536]).expect("write");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(mount.at("f"))
+        .expect("open");
+    for mode in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+        let answer = rustix::fs::fallocate(&file, mode, 0, 4096);
+        assert_eq!(answer, Err(Errno::OPNOTSUPP), "{mode:?} works now");
     }
-    let after = rustix::fs::lstat(mount.at("f")).map(|s| (s.st_atime, s.st_atime_nsec));
-    assert_eq!(before, after, "atime moves now");
+    drop(file);
+    mount.finish();
+}
+
+/// Without OPEN requests an immutable file can be opened for writing; only the write is refused.
+#[test]
+fn immutable_files_can_be_opened() {
+    crate::need_root!();
+    need_product!();
+    let mount = TestMount::new();
+    std::fs::write(mount.at("f"), "content").expect("write");
+    let chattr = |flags| {
+        let file = std::fs::File::open(mount.at("f")).expect("open");
+        rustix::fs::ioctl_setflags(file, flags).expect("chattr");
+    };
+    chattr(IFlags::IMMUTABLE);
+    let open = std::fs::File::options().write(true).open(mount.at("f"));
+    let written = open.as_ref().map(|f| rustix::io::write(f, b"x"));
+    chattr(IFlags::empty());
+    assert_eq!(written.ok(), Some(Err(Errno::PERM)), "open is refused now");
+    drop(open);
     mount.finish();
 }

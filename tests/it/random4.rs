@@ -74,7 +74,7 @@ fn one_of_four() {
 
 /// The mount is no more: nobody answers, or the empty mount point has no such directory.
 fn gone(error: &std::io::Error, dir: &Path) -> bool {
-    let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV];
+    let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV, libc::EIO];
     error.raw_os_error().is_some_and(|e| gone.contains(&e)) || dir.metadata().is_err()
 }
 
@@ -112,6 +112,10 @@ impl Worker {
 
     fn step(&mut self) -> std::io::Result<()> {
         let (path, other) = (self.path(), self.path());
+        if self.rng.below(300) == 0 {
+            // What was moved out of reach of three components would pile up for ever.
+            return std::fs::remove_dir_all(self.dir.join(format!("n{}", self.rng.below(8))));
+        }
         let open = || std::fs::File::options().read(true).write(true).open(&path);
         match self.rng.below(20) {
             0..=2 => {
@@ -156,8 +160,8 @@ impl Worker {
                 Ok(rustix::fs::setxattr(&path, &*name, &value, flags)?)
             }
             _ => {
-                let names = std::fs::read_dir(&path)?.count();
-                assert!(names <= 8, "a name is listed twice");
+                // How many is nobody's promise: a name that comes back meanwhile may show twice.
+                std::fs::read_dir(&path)?.count();
                 Ok(())
             }
         }

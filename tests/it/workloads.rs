@@ -417,6 +417,7 @@ fn as_an_ordinary_user() {
     need_root!();
     crate::need_product!();
     need_programs!("git", "sqlite3", "tar", "fusermount3", "setpriv");
+    crate::need_fuse_for_users!();
     let nobody = crate::support::user::NOBODY;
     let mount = crate::support::mount::Wish::default().user(nobody).mount();
     let script = r#"set -euo pipefail; cd "$0"

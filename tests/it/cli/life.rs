@@ -203,6 +203,7 @@ fn an_ordinary_user() {
     need_root!();
     need_product!();
     need_programs!("fusermount3", "setpriv");
+    crate::need_fuse_for_users!();
     let mut mount = Wish::default().user(NOBODY).prepare();
     let ran = mount.try_mount(&[]).ok();
     assert!(!ran.err.is_empty(), "the note about what is missing: {ran}");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::compare::listing;
-use crate::support::mount::is_mounted;
+use crate::support::mount::{end_all_below, is_mounted};
 use crate::support::run::{MIRRORFS, Ran, run};
 use crate::support::{base, temp_in};
 
@@ -21,6 +21,12 @@ const REFUSED: i32 = 32;
 /// Three directories for a mount that is to be refused.
 struct Scene {
     dir: tempfile::TempDir,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        end_all_below(self.dir.path());
+    }
 }
 
 impl Scene {

@@ -8,7 +8,8 @@ use crate::need_root;
 use crate::support::ground::parity;
 use crate::support::user::{self, ALICE};
 
-/// The whole matrix of modes and ranges; size, content and holes afterwards.
+/// The whole matrix of modes and ranges; size, content and holes afterwards. (COLLAPSE_RANGE and
+/// INSERT_RANGE end in the kernel: known_issues.rs.)
 #[test]
 fn every_mode() {
     parity(|g| {
@@ -20,8 +21,6 @@ fn every_mode() {
             FallocateFlags::PUNCH_HOLE,
             FallocateFlags::ZERO_RANGE,
             FallocateFlags::ZERO_RANGE | keep,
-            FallocateFlags::COLLAPSE_RANGE,
-            FallocateFlags::INSERT_RANGE,
             FallocateFlags::UNSHARE_RANGE,
             FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE | keep,
         ];

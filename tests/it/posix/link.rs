@@ -101,3 +101,22 @@ fn linkat_of_a_descriptor() {
         g.fstat("fd", &fd);
     });
 }
+
+/// As many names as the file system takes: 65,000 on ext4, then EMLINK.
+#[test]
+fn as_many_as_the_file_system_takes() {
+    parity(|g| {
+        g.file("f", 0o644, "x");
+        let (from, dir) = (g.at("f"), g.fd(".", "r dir"));
+        let cwd = rustix::fs::CWD;
+        let flags = rustix::fs::AtFlags::empty();
+        let mut names = 0..70_000;
+        let refused =
+            names.find_map(|n| rustix::fs::linkat(cwd, &from, &dir, n.to_string(), flags).err());
+        g.note(format_args!("{refused:?} leaving {} names", names.len()));
+        g.stat("f");
+        g.unlink("0");
+        g.link("f", "one-more");
+        g.stat("f");
+    });
+}

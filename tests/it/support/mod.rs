@@ -88,6 +88,16 @@ macro_rules! need_programs {
     };
 }
 
+/// Returns from the test when ordinary users may not open /dev/fuse here (udev's mode is 0666).
+#[macro_export]
+macro_rules! need_fuse_for_users {
+    () => {
+        if !rustix::fs::stat("/dev/fuse").is_ok_and(|s| s.st_mode & 0o006 == 0o006) {
+            return $crate::support::skip("ordinary users may not open /dev/fuse here");
+        }
+    };
+}
+
 /// A number from the environment, for longer runs than CI's.
 pub(crate) fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name)

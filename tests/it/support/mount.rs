@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::compare::{Ignore, differences, report, wait_equal};
@@ -234,16 +235,14 @@ impl TestMount {
     }
 
     /// Sends the daemon, and nobody else, a signal.
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.pid())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.expect("a pid"), signal).expect("kill");
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a pid"), signal).expect("kill");
     }
 
     /// SIGKILL, and wait until the daemon is no more; the dead mount is left for the next mount.
     pub(crate) fn kill(&mut self) {
-        self.signal(rustix::process::Signal::KILL);
+        self.signal(Signal::KILL);
         let pid = self.pid.take().expect("mounted");
         wait_until("the daemon's end", || !alive(pid));
         self.mounted = false;
@@ -318,22 +317,52 @@ impl Drop for TestMount {
             eprintln!("{}", self.log_text());
         }
         // A test that failed half way, or one that left a dead mount: nothing may stay behind.
-        if self.mounted || is_mounted(&self.mountpoint) {
-            drop(run(Command::new("umount").arg("-l").arg(&self.mountpoint)));
-        }
-        if let Some(pid) = self.pid.take().filter(|&p| alive(p)) {
-            let id = i32::try_from(pid)
+        end_all_below(self.dir.path());
+    }
+}
+
+/// Ends every daemon that was given a directory below `dir`, each by its own id, and unmounts
+/// everything below it.
+pub(crate) fn end_all_below(dir: &Path) {
+    let top = format!("{}/", dir.to_str().expect("test paths are text"));
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let below = |line: &&str| {
+        line.split(' ')
+            .nth(4)
+            .is_some_and(|at| at.starts_with(&top))
+    };
+    for at in table
+        .lines()
+        .rev()
+        .filter(below)
+        .filter_map(|l| l.split(' ').nth(4))
+    {
+        drop(run(Command::new("umount").arg("-l").arg(at)));
+    }
+    let daemons = || -> Vec<u32> {
+        let processes = std::fs::read_dir("/proc").expect("proc").flatten();
+        let pids = processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            let program = words.split('\0').next().unwrap_or_default();
+            program.ends_with("mirrorfs") && words.contains(&top) && alive(*pid)
+        })
+        .collect()
+    };
+    for (signal, rounds) in [(Signal::TERM, 500), (Signal::KILL, 500)] {
+        for pid in daemons() {
+            let pid = i32::try_from(pid)
                 .ok()
-                .and_then(rustix::process::Pid::from_raw);
-            let id = id.expect("a pid");
-            rustix::process::kill_process(id, rustix::process::Signal::TERM).ok();
-            for _ in 0..500 {
-                if !alive(pid) {
-                    return;
-                }
-                super::breathe();
+                .and_then(Pid::from_raw)
+                .expect("a pid");
+            kill_process(pid, signal).ok();
+        }
+        for _ in 0..rounds {
+            if daemons().is_empty() {
+                return;
             }
-            rustix::process::kill_process(id, rustix::process::Signal::KILL).ok();
+            super::breathe();
         }
     }
 }
