@@ -64,6 +64,7 @@ impl MirrorFs {
             node: node.clone(),
             offset,
             data,
+            appending: open_flags & libc::O_APPEND != 0,
         };
         let written = self
             .mirror
@@ -158,7 +159,10 @@ impl MirrorFs {
             _ => return Err(Errno::NOTTY),
         };
         let action = Action::SetFlags { node, flags };
-        self.mirror.apply(&Op { needs, action }).map(|_| Vec::new())
+        self.mirror.apply(&Op { needs, action })?;
+        // The kernel does not expect a new ctime from this ioctl.
+        self.kernel.forget_attributes(ino);
+        Ok(Vec::new())
     }
 }
 

@@ -41,6 +41,31 @@ pub struct MirrorFs {
     source: Arc<dyn Source>,
     mirror: Arc<Mirror>,
     nodes: Arc<Nodes>,
+    kernel: Kernel,
+}
+
+/// The way to tell the kernel something unasked, once the session has begun.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel(Arc<std::sync::OnceLock<fuser::Notifier>>);
+
+impl Kernel {
+    /// Hands over the session's notifier.
+    pub fn connect(&self, notifier: fuser::Notifier) {
+        // A second session on the same file system there is none.
+        let _first = self.0.set(notifier);
+    }
+
+    /// Makes the kernel ask again for a node's attributes.
+    fn forget_attributes(&self, ino: INodeNo) {
+        // A negative offset leaves the content alone (fuse_reverse_inval_inode).
+        if let Some(Err(error)) = self
+            .0
+            .get()
+            .map(|notifier| notifier.inval_inode(ino, -1, 0))
+        {
+            tracing::debug!("the kernel keeps old attributes of {ino}: {error}");
+        }
+    }
 }
 
 impl std::fmt::Debug for MirrorFs {
@@ -59,7 +84,14 @@ impl MirrorFs {
             source,
             mirror,
             nodes,
+            kernel: Kernel::default(),
         }
+    }
+
+    /// For the session to connect, before it gives the file system away.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel.clone()
     }
 
     fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {

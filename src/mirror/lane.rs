@@ -86,8 +86,14 @@ impl Lane {
         node: Option<&Arc<Node>>,
     ) -> std::result::Result<(), Fault> {
         let done = match &op.action {
-            Action::Write { node, offset, data } => {
-                self.write(op, node, *offset, &data[..primary.written.min(data.len())])
+            Action::Write {
+                node,
+                offset,
+                data,
+                appending,
+            } => {
+                let data = &data[..primary.written.min(data.len())];
+                self.write(op, node, *offset, data, *appending)
             }
             Action::CopyRange {
                 from,
@@ -151,7 +157,14 @@ impl Lane {
 
     /// Writes all of `data`: what the primary took in one call, the replica takes in as many as
     /// it needs.
-    fn write(&self, op: &Op<'_>, node: &Arc<Node>, offset: u64, data: &[u8]) -> Result<()> {
+    fn write(
+        &self,
+        op: &Op<'_>,
+        node: &Arc<Node>,
+        offset: u64,
+        data: &[u8],
+        appending: bool,
+    ) -> Result<()> {
         let mut done = 0;
         while done < data.len() {
             let part = Op {
@@ -160,6 +173,7 @@ impl Lane {
                     node: node.clone(),
                     offset: offset + done as u64,
                     data: &data[done..],
+                    appending,
                 },
             };
             match self.target.apply(&part)?.written {

@@ -13,6 +13,7 @@ use super::mountpoint::{Mounted, Prepared, Unmount};
 use super::notify::notify;
 use super::refusal::{Kind, Refusal};
 use super::signals::{Signals, Wish};
+use crate::fs::MirrorFs;
 use crate::mirror::report::Report;
 use crate::sys::files;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -46,10 +47,10 @@ enum Event {
 ///
 /// # Errors
 /// Why it could not be mounted, or did not end well.
-pub fn serve<F: fuser::Filesystem>(
+pub fn serve(
     config: &MountConfig,
     signals: &Signals,
-    fs: F,
+    fs: MirrorFs,
     control: Arc<dyn Controlled>,
     threads: usize,
     on_ready: impl FnOnce(),
@@ -127,8 +128,8 @@ fn announce(config: &MountConfig, report: &Report) {
 }
 
 /// The FUSE session on a thread of its own: handshake, then its workers until the unmount.
-fn start_session<F: fuser::Filesystem>(
-    fs: F,
+fn start_session(
+    fs: MirrorFs,
     device: std::os::fd::OwnedFd,
     threads: usize,
     events: Sender<Event>,
@@ -137,9 +138,11 @@ fn start_session<F: fuser::Filesystem>(
     options.n_threads = Some(threads.max(1));
     // Who may ask is the kernel's business (allow_other, default_permissions).
     options.acl = fuser::SessionACL::All;
+    let kernel = fs.kernel();
     let run = move || {
         let acl = fuser::SessionACL::All;
         let done = fuser::Session::from_fd(fs, device, acl, options).and_then(|session| {
+            kernel.connect(session.notifier());
             // If nobody listens the mount was given up and the next read ends.
             drop(events.send(Event::Shaken));
             session.run()

@@ -33,6 +33,8 @@ pub struct Descriptor {
     fd: OwnedFd,
     /// What it was opened for.
     pub access: Access,
+    /// The file is append-only (`chattr +a`): writes go to its end whatever their offset.
+    pub append_only: bool,
     /// Used since the ring's hand last passed.
     hot: AtomicBool,
     /// The ring's write epoch at the last unsynced write, or 0.
@@ -47,6 +49,7 @@ impl Descriptor {
         Self {
             fd,
             access,
+            append_only: false,
             hot: AtomicBool::new(true),
             dirty: AtomicU64::new(0),
             position: Mutex::default(),

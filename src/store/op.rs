@@ -35,11 +35,13 @@ pub enum Flags {
 /// What an op does. Every variant is applied to the primary first, then to each replica.
 #[derive(Debug)]
 pub enum Action<'a> {
-    /// Write `data` at `offset`.
+    /// Write `data` at `offset`; `appending` if the caller's descriptor can do nothing else, which
+    /// is how an append-only file (`chattr +a`) has to be opened.
     Write {
         node: Arc<Node>,
         offset: u64,
         data: &'a [u8],
+        appending: bool,
     },
     /// Set the size; what is beyond is cut off or reads as zeros.
     Truncate { node: Arc<Node>, size: u64 },
@@ -217,7 +219,9 @@ impl Op<'_> {
     pub fn claims(&self) -> Claims {
         let mut claims = Claims::new();
         match &self.action {
-            Action::Write { node, offset, data } => {
+            Action::Write {
+                node, offset, data, ..
+            } => {
                 claims.push(Claim::data(node, *offset, data.len() as u64));
                 if !self.needs.fsetid {
                     claims.push(Claim::attributes(node)); // it may clear set-id bits

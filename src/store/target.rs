@@ -25,9 +25,14 @@ impl Target for Tree {
     fn apply(&self, op: &Op<'_>) -> Result<Applied> {
         sys::creds::wear(op.needs)?;
         match &op.action {
-            Action::Write { node, offset, data } => {
-                self.write(node, *offset, data).map(Applied::wrote)
-            }
+            Action::Write {
+                node,
+                offset,
+                data,
+                appending,
+            } => self
+                .write(node, *offset, data, *appending)
+                .map(Applied::wrote),
             Action::Truncate { node, size } => self
                 .change_data(node, |file| {
                     retry(|| rustix::fs::ftruncate(file.as_fd(), *size))
@@ -83,8 +88,9 @@ impl Target for Tree {
                 match flags {
                     Flags::Plain(flags) => sys::at::set_flags(object.as_fd(), *flags),
                     Flags::Extended(flags) => sys::at::set_extended_flags(object.as_fd(), flags),
-                }
-                .map(Applied::nothing)
+                }?;
+                self.close_writable(node);
+                Ok(Applied::default())
             }
             Action::SetXattr {
                 node,
@@ -173,7 +179,7 @@ impl Target for Tree {
 }
 
 impl Tree {
-    fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8]) -> Result<usize> {
+    fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], appending: bool) -> Result<usize> {
         self.change_data(node, |file| {
             retry(|| rustix::io::pwrite(file.as_fd(), data, offset))
         })

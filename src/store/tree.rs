@@ -76,7 +76,33 @@ impl Tree {
             }
             other => other?,
         };
-        Ok(self.install(node, Descriptor::new(fd, access)))
+        let mut descriptor = Descriptor::new(fd, access);
+        if access == Access::Write {
+            let flags = rustix::fs::fcntl_getfl(&descriptor)?;
+            descriptor.append_only = flags.contains(OFlags::APPEND);
+        }
+        Ok(self.install(node, descriptor))
+    }
+
+    /// Lets go of a writable descriptor, so that the next write is checked against what the file
+    /// has become.
+    pub(super) fn close_writable(&self, node: &Arc<Node>) {
+        let mut place = node.place(self.side);
+        if place.pin.is_some()
+            || place
+                .open
+                .as_ref()
+                .is_none_or(|o| o.access != Access::Write)
+        {
+            return;
+        }
+        let closing = place.open.take();
+        drop(place);
+        if let Some(open) = closing
+            && let Err(errno) = rustix::fs::fsync(open.as_fd())
+        {
+            node.keep_sync_error(errno);
+        }
     }
 
     /// The descriptor a node already has, if it allows `access`.

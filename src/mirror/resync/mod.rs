@@ -298,6 +298,8 @@ impl Engine<'_> {
         if is_root {
             names.retain(|(name, _)| !stamp::is_ours(name));
         }
+        // What goes makes room for what comes: a replica may have failed because it was full.
+        names.sort_by_key(|&(_, listed)| listed != Listed::Replica);
         Ok(Frame {
             names: names.into_iter(),
             parent_len,
