@@ -13,6 +13,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -531,34 +532,40 @@ impl Walk {
 
     /// The names of one inode in A must be the names of one inode in B.
     fn compare_links(&mut self) {
-        let groups = self.links.clone().map(|inodes| {
+        let groups = std::mem::take(&mut self.links).map(|inodes| {
             let mut of_name = BTreeMap::new();
             for names in inodes.into_values() {
-                let names: BTreeSet<_> = names
-                    .into_iter()
-                    .filter(|n| self.common.contains(n))
-                    .collect();
-                for name in &names {
-                    of_name.insert(name.clone(), names.clone());
+                let common = names.into_iter().filter(|n| self.common.contains(n));
+                let names: Rc<BTreeSet<_>> = Rc::new(common.collect());
+                for name in names.iter() {
+                    of_name.insert(name.clone(), Rc::clone(&names));
                 }
             }
             of_name
         });
         let names: BTreeSet<_> = groups[0].keys().chain(groups[1].keys()).cloned().collect();
-        let show = |set: &BTreeSet<Vec<u8>>| {
-            set.iter()
-                .map(|n| n.escape_ascii().to_string())
-                .collect::<Vec<_>>()
-                .join(" = ")
+        let show = |set: Option<&Rc<BTreeSet<Vec<u8>>>>| {
+            set.filter(|s| s.len() > 1)
+                .map_or("(single)".into(), |set| {
+                    let shown = set.iter().take(8).map(|n| n.escape_ascii().to_string());
+                    format!(
+                        "{} names: {}",
+                        set.len(),
+                        shown.collect::<Vec<_>>().join(" = ")
+                    )
+                })
         };
-        let mut reported = BTreeSet::new();
+        // A pair of groups is compared once, however many names it has.
+        let mut done = BTreeSet::new();
         for name in names {
-            let alone = BTreeSet::from([name.clone()]);
-            let pair = groups
-                .each_ref()
-                .map(|g| g.get(&name).unwrap_or(&alone).clone());
-            if pair[0] != pair[1] && reported.insert(pair.clone()) {
-                self.differ(&name, "hard links", show(&pair[0]), show(&pair[1]));
+            let pair = groups.each_ref().map(|g| g.get(&name));
+            let key = pair.map(|set| set.map(Rc::as_ptr));
+            if pair.iter().all(Option::is_some) && !done.insert(key) {
+                continue;
+            }
+            let alone = |set: Option<&Rc<BTreeSet<Vec<u8>>>>| set.is_none_or(|s| s.len() == 1);
+            if pair[0] != pair[1] && !(alone(pair[0]) && alone(pair[1])) {
+                self.differ(&name, "hard links", show(pair[0]), show(pair[1]));
             }
         }
     }
