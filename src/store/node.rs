@@ -27,6 +27,8 @@ pub const ROOT_ID: u64 = 1;
 /// Ids from here up are ours: for objects whose inode number cannot serve.
 const FIRST_OWN_ID: u64 = 1 << 63;
 const SHARDS: usize = 32;
+/// Names kept per node: enough to find it by. A file with more stays open once these are gone.
+const LINKS_MAX: usize = 16;
 
 /// Which copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +53,10 @@ pub struct Link {
 pub struct Place {
     /// Its identity there, once seen.
     pub ident: Option<Ident>,
-    /// The names it was seen under.
+    /// The names it was seen under, up to [`LINKS_MAX`].
     pub links: SmallVec<[Link; 1]>,
+    /// It has more names than are kept.
+    pub more_links: bool,
     /// Its descriptor, while it has one.
     pub open: Option<Arc<Descriptor>>,
     /// Held while the descriptor may not be closed: no name leads back to the object.
@@ -109,16 +113,18 @@ impl Node {
     /// Adds a name on one side.
     pub fn add_link(&self, side: Side, parent: &Arc<Self>, name: &Name) {
         let mut place = self.place(side);
-        if !place
-            .links
-            .iter()
-            .any(|l| Arc::ptr_eq(&l.parent, parent) && l.name == *name)
-        {
-            place.links.push(Link {
-                parent: parent.clone(),
-                name: name.clone(),
-            });
+        let known = |l: &Link| Arc::ptr_eq(&l.parent, parent) && l.name == *name;
+        if place.links.iter().any(known) {
+            return;
         }
+        if place.links.len() == LINKS_MAX {
+            place.more_links = true;
+            return;
+        }
+        place.links.push(Link {
+            parent: parent.clone(),
+            name: name.clone(),
+        });
     }
 
     /// Drops a name on one side; without the last one the object is out of reach of names.
@@ -132,7 +138,8 @@ impl Node {
     /// Whether no name leads to it any more.
     #[must_use]
     pub fn is_unlinked(&self, side: Side) -> bool {
-        self.id != ROOT_ID && self.place(side).links.is_empty()
+        let place = self.place(side);
+        self.id != ROOT_ID && place.links.is_empty() && !place.more_links
     }
 
     /// Its first known name, for messages only.

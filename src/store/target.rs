@@ -157,7 +157,12 @@ impl Target for Tree {
 
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
         let object = self.open(node, Access::Path)?;
-        sys::at::utimens(object.as_fd(), &timestamps(Some(atime), Some(mtime)))
+        sys::at::utimens(object.as_fd(), &timestamps(Some(atime), Some(mtime)))?;
+        // The descriptor may have outlived the object: someone emptied this copy behind our back.
+        if Stat::of(object.as_fd())?.nlink == 0 && !node.is_unlinked(self.side) {
+            return Err(Errno::STALE);
+        }
+        Ok(())
     }
 
     fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
@@ -181,6 +186,9 @@ impl Target for Tree {
 impl Tree {
     fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], appending: bool) -> Result<usize> {
         self.change_data(node, |file| {
+            if file.append_only && !appending {
+                return Err(Errno::PERM);
+            }
             retry(|| rustix::io::pwrite(file.as_fd(), data, offset))
         })
     }
