@@ -163,7 +163,7 @@ impl Mirror {
     ///
     /// # Errors
     /// The primary's, unchanged; then nothing happened on the replica either. `EIO` while the
-    /// mirror drains, or as [`settle`] says.
+    /// mirror drains, or as [`settle()`] says.
     pub fn apply(&self, op: &Op<'_>) -> Result<Outcome> {
         let gate = self.gate.read();
         if !*gate || (self.policy == OnReplicaError::Fail && !self.lane.is_open()) {

@@ -53,7 +53,7 @@ pub struct Link {
 pub struct Place {
     /// Its identity there, once seen.
     pub ident: Option<Ident>,
-    /// The names it was seen under, up to [`LINKS_MAX`].
+    /// The names it was seen under, up to a limit.
     pub links: SmallVec<[Link; 1]>,
     /// It has more names than are kept.
     pub more_links: bool,
