@@ -8,12 +8,16 @@
 //! name is tried once more when none is (`names`), and only then is the node stale.
 
 use std::ffi::{CStr, CString};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
+
+use rustix::io::ReadWriteFlags;
 
 use super::descriptor::{Access, Descriptor, Ring, Room};
 use super::node::{Link, Node, ROOT_ID, Side};
@@ -25,6 +29,9 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
+
+/// `RWF_DONTCACHE` of include/uapi/linux/fs.h, which rustix does not name yet.
+const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Names at the root that belong to mirrorfs and are not part of the mirrored tree.
 pub const OWN_FILES: [&CStr; 2] = [c".mirrorfs-stamp", c".mirrorfs-stamp.new"];
@@ -39,6 +46,8 @@ pub struct Tree {
     pub(super) ring: Ring,
     /// Read-held by ops that change names; write-held to look again when none does.
     pub(super) names: RwLock<()>,
+    /// Reads may ask for `RWF_DONTCACHE` (Linux 6.14; not on btrfs and tmpfs).
+    keeps_nothing: AtomicBool,
 }
 
 impl Tree {
@@ -50,6 +59,7 @@ impl Tree {
             root,
             ring: Ring::new(side, descriptors),
             names: RwLock::new(()),
+            keeps_nothing: AtomicBool::new(true),
         }
     }
 
@@ -337,7 +347,7 @@ impl Source for Tree {
         let file = self.open(node, Access::Read)?;
         let mut done = 0;
         while done < buf.len() {
-            match rustix::io::pread(file.as_fd(), &mut buf[done..], offset + done as u64) {
+            match self.read_once(file.as_fd(), &mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -427,6 +437,22 @@ impl Tree {
                 .or_else(|_| self.open(node, Access::Path)),
             _ => self.open(node, Access::Path),
         }
+    }
+
+    /// One read that leaves no pages behind, where the file system can do that.
+    ///
+    /// The kernel keeps what it reads through the mount in the mount's own page cache; a second
+    /// copy below would be memory for nothing. And pages over a preallocated range would make
+    /// `SEEK_DATA` call it data on this copy only.
+    fn read_once(&self, file: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+        if self.keeps_nothing.load(Ordering::Relaxed) {
+            let parts = &mut [IoSliceMut::new(buf)];
+            match rustix::io::preadv2(file, parts, offset, RWF_DONTCACHE) {
+                Err(Errno::OPNOTSUPP) => self.keeps_nothing.store(false, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        rustix::io::pread(file, buf, offset)
     }
 
     /// As [`Self::dir`], looking again when a rename may have been in the way.
