@@ -52,8 +52,9 @@ impl MirrorFs {
                     node: node.clone(),
                     size: 0,
                 };
-                self.mirror.apply(&Op { needs, action })?;
-                let stat = self.source.stat(&node)?;
+                let cut = self.mirror.apply(&Op { needs, action });
+                let stat = cut.and_then(|_| self.source.stat(&node));
+                let stat = stat.inspect_err(|_| self.nodes.forget(node.id, 1))?;
                 Ok((node, stat))
             }
             made => made,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::resync::{Lack, Lacks};
 use crate::store::op::{Action, Op};
-use crate::store::{Applied, Node, Scope, Space, Target, Time};
+use crate::store::{Applied, Node, Scope, Space, Stat, Target, Time};
 use crate::sys::{Errno, Result};
 
 /// Why a lane closed.
@@ -110,6 +110,7 @@ impl Lane {
                 .map(Some)
                 .and_then(|applied| self.adopt(primary, applied.unwrap_or_default(), node)),
         };
+        let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
         match done {
             Err(errno) if self.does_without(op, errno) => Ok(()),
             done => done.map_err(|errno| Fault {
@@ -228,6 +229,14 @@ impl Lane {
                 errno: Some(errno),
                 doing: format!("carry times over to {}", node.display_path()),
             })
+    }
+
+    /// Makes size and permission bits follow the primary after an op that failed there.
+    pub fn conform(&self, node: &Arc<Node>, like: &Stat) -> std::result::Result<(), Fault> {
+        self.target.conform(node, like).map_err(|errno| Fault {
+            errno: Some(errno),
+            doing: format!("follow a failed change of {}", node.display_path()),
+        })
     }
 
     /// Makes a node durable on the replica.

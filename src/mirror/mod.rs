@@ -27,6 +27,7 @@ use crate::store::op::{Action, Claim, Claims, Op};
 use crate::store::{
     Applied, Ident, Made, Name, Node, Nodes, Scope, Side, Source, Space, Stat, Target,
 };
+use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
 use failure::Named;
@@ -170,23 +171,32 @@ impl Mirror {
             return Err(Errno::IO);
         }
         let _turn = self.order.enter(&op.claims());
-        let mut applied = self
-            .primary
-            .apply(op)
-            .inspect_err(|errno| self.failed(op, *errno))?;
+        let done = self.primary.apply(op);
+        self.mind_background();
+        let mut applied = done.inspect_err(|errno| self.failed(op, *errno))?;
         let node = self.remember(op, &mut applied);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
         let carried = self.carry(op, &applied, node.as_ref());
+        let id = node.as_ref().map(|node| node.id);
         let made = node.zip(applied.made.map(|made| made.stat));
-        settle(
-            Ok(Outcome {
-                written: applied.written,
-                made,
-            }),
-            carried,
-            self.policy,
-        )
+        let outcome = Outcome {
+            written: applied.written,
+            made,
+        };
+        settle(Ok(outcome), carried, self.policy).inspect_err(|_| {
+            // Nobody hears of the node, so nobody will forget it.
+            id.into_iter().for_each(|id| self.nodes.forget(id, 1));
+        })
+    }
+
+    /// A sync of the primary that ran behind the back of any op has failed: what the replica has
+    /// and the primary lost, nobody knows.
+    fn mind_background(&self) {
+        if let Some(errno) = self.primary.fault() {
+            self.primary_errors.fetch_add(1, Ordering::Relaxed);
+            self.doubt(errno, "a sync of the primary failed".to_owned());
+        }
     }
 
     /// Knows the object an op made, or the node one more name was given to.
@@ -261,7 +271,9 @@ impl Mirror {
                 other => other,
             };
         }
-        let recorded = self.record.degraded(&fault);
+        // The stamp is ours, whoever's op this thread is carrying out.
+        let worn = creds::wear(Needs::DAEMON);
+        let recorded = worn.and_then(|()| self.record.degraded(&fault));
         health.epoch_before = Some(health.epoch);
         let why = fault.errno.map_or_else(
             || "it differs from the primary".to_owned(),
@@ -287,6 +299,8 @@ impl Mirror {
                 Carried::Unrecorded
             }
         };
+        // What the kernel knows has no place on the replica any more.
+        self.nodes.leave(Side::Replica);
         health.degraded = Some(Degraded {
             fault,
             id: Id::ReplicaFailed,
@@ -306,23 +320,41 @@ impl Mirror {
         }
     }
 
-    /// An op that failed on the primary may have been done there in part: then nobody knows
-    /// whether the copies are equal, and the mirror says so.
+    /// An op that failed on the primary may have been done there in part: a full disk leaves a
+    /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
+    /// content itself is in question, the mirror says so.
     fn failed(&self, op: &Op<'_>, errno: Errno) {
         // A rename that ext4 takes back leaves new times on the directories.
-        op.directories()
-            .iter()
-            .for_each(|dir| self.times.touch(dir));
-        let broken = matches!(
-            errno,
-            Errno::IO | Errno::NODEV | Errno::NXIO | Errno::UCLEAN
-        );
-        if !broken {
-            return;
+        for dir in op.directories() {
+            self.times.touch(dir);
         }
-        self.primary_errors.fetch_add(1, Ordering::Relaxed);
-        if self.lane.is_open() {
+        if matches!(errno, Errno::IO | Errno::NODEV | Errno::UCLEAN) {
+            self.primary_errors.fetch_add(1, Ordering::Relaxed);
             let doing = format!("the primary failed in the middle of {}", op.verb());
+            self.doubt(errno, doing);
+        }
+        let Some(node) = op.content().filter(|_| self.lane.is_open()) else {
+            return;
+        };
+        self.times.touch(node);
+        let conformed = match self.source.stat(node) {
+            Ok(stat) => self.lane.conform(node, &stat),
+            Err(errno) => Err(Fault {
+                errno: Some(errno),
+                doing: format!(
+                    "the primary could not tell the size of {}",
+                    node.display_path()
+                ),
+            }),
+        };
+        if let Err(fault) = conformed {
+            self.fail(fault);
+        }
+    }
+
+    /// The copies may differ, and not because of the replica.
+    fn doubt(&self, errno: Errno, doing: String) {
+        if self.lane.is_open() {
             self.fail(Fault {
                 errno: Some(errno),
                 doing,
@@ -340,10 +372,17 @@ impl Mirror {
         if node.unsettled.load(Ordering::Acquire) {
             self.carry_times(node);
         }
-        let done = self.primary.barrier(node, scope).inspect_err(|errno| {
-            node.keep_sync_error(*errno);
-        });
-        node.sync_error()?;
+        let done = self.primary.barrier(node, scope);
+        if let Err(errno) = node.sync_error() {
+            // A failed sync is a failed write: the kernel drops what it could not write, and the
+            // replica may have it.
+            self.doubt(
+                errno,
+                format!("fsync of {} on the primary", node.display_path()),
+            );
+            return Err(errno);
+        }
+        done?;
         let carried = if self.lane.is_open() {
             match self.lane.barrier(node, scope) {
                 Ok(()) => Carried::Done,
@@ -352,7 +391,7 @@ impl Mirror {
         } else {
             self.on_record()
         };
-        settle(done, carried, self.policy)
+        settle(Ok(()), carried, self.policy)
     }
 
     /// Copies a node's times from the primary to the replica.
@@ -360,10 +399,12 @@ impl Mirror {
         let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
         let _turn = self.order.enter(&claims);
         node.unsettled.store(false, Ordering::Release);
-        if !self.lane.is_open() || node.is_unlinked(Side::Primary) {
+        if !self.lane.is_open() {
             return;
         }
         let done = match self.source.stat(node) {
+            // No name leads to it any more on either copy.
+            Ok(stat) if stat.nlink == 0 => return,
             Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
             Err(errno) => Err(Fault {
                 errno: Some(errno),

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! So an op holds a [`Turn`] on everything it touches, from before the primary to after the
-//! replica. Turns are given in order of arrival. An op takes its claims in their sorted order, one
-//! after the other, and its claims never overlap each other: that is why turns cannot deadlock.
+//! replica. Turns are given in order of arrival. An op has at most one claim on each aspect of a
+//! node, and takes them in one order common to all: that is why turns cannot deadlock.
 //!
 //! Lock order: one shard's lock at a time, never across I/O.
 
@@ -151,9 +151,9 @@ mod tests {
                         random ^= random >> 7;
                         random ^= random << 17;
                         let (a, b) = (random % 8, (random >> 8) % 7);
-                        let both = claims(&[claim(1, a, a), claim(1, b + 9, 15), claim(2, 0, 0)]);
-                        let turn = order.enter(&both);
-                        let held: Vec<u64> = std::iter::once(a).chain(b + 9..16).collect();
+                        let all = [claim(1, a, a + b), claim(2, b, 15), claim(3, a, 15)];
+                        let turn = order.enter(&claims(&all));
+                        let held: Vec<u64> = (a..16).collect();
                         let at = |point: &u64| &points[usize::try_from(*point).expect("small")];
                         for point in &held {
                             assert_eq!(at(point).fetch_add(1, Ordering::SeqCst), 0, "held twice");

@@ -16,6 +16,9 @@ use parking_lot::Mutex;
 
 use super::node::{Node, Side};
 
+/// Descriptors a ring can always use, however many are pinned.
+const ROOM_MIN: usize = 8;
+
 /// What a descriptor can be used for; a later one can do all that an earlier one can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
@@ -39,6 +42,8 @@ pub struct Descriptor {
     hot: AtomicBool,
     /// The ring's write epoch at the last unsynced write, or 0.
     dirty: AtomicU64,
+    /// Writes noted so far: tells a sync whether another came while it ran.
+    writes: AtomicU64,
     position: Mutex<()>,
 }
 
@@ -52,6 +57,7 @@ impl Descriptor {
             append_only: false,
             hot: AtomicBool::new(true),
             dirty: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             position: Mutex::default(),
         }
     }
@@ -64,18 +70,30 @@ impl Descriptor {
     /// Notes a write that is not durable yet: once before it, so that the descriptor is not
     /// closed under it, and once after, so that no sync that ran before it counts.
     pub fn soil(&self, ring: &Ring) {
-        self.dirty
-            .store(ring.epoch.load(Ordering::Acquire), Ordering::Release);
+        self.writes.fetch_add(1, Ordering::AcqRel);
+        let epoch = ring.epoch.load(Ordering::Acquire);
+        self.dirty.store(epoch, Ordering::Release);
+    }
+
+    /// Runs `sync`, and notes that everything written through the descriptor before is durable.
+    ///
+    /// # Errors
+    /// What `sync` says; then nothing is.
+    pub fn sync<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let writes = self.writes.load(Ordering::Acquire);
+        let dirty = self.dirty.load(Ordering::Acquire);
+        sync()?;
+        self.dirty.store(0, Ordering::Release);
+        if self.writes.load(Ordering::Acquire) != writes {
+            // One came meanwhile; whether the sync saw it, nobody knows.
+            self.dirty.store(dirty.max(1), Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Holds the file position (of a directory being listed) for one user at a time.
     pub fn position(&self) -> parking_lot::MutexGuard<'_, ()> {
         self.position.lock()
-    }
-
-    /// Notes that everything written through it was made durable.
-    pub fn clean(&self) {
-        self.dirty.store(0, Ordering::Release);
     }
 
     fn is_dirty(&self, ring: &Ring) -> bool {
@@ -118,7 +136,7 @@ impl Ring {
     pub fn new(side: Side, limit: usize) -> Self {
         Self {
             side,
-            limit: limit.max(8),
+            limit: limit.max(2 * ROOM_MIN),
             pinned: Arc::default(),
             epoch: AtomicU64::new(1),
             synced: AtomicU64::new(0),
@@ -134,13 +152,17 @@ impl Ring {
         self.make_room()
     }
 
+    /// Whether one more descriptor may be pinned: the ring needs a few to go on.
+    #[must_use]
+    pub fn can_pin(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed) + ROOM_MIN < self.limit
+    }
+
     /// Closes descriptors until the limit holds.
     #[must_use]
     pub fn make_room(&self) -> Room {
-        let room = self
-            .limit
-            .saturating_sub(self.pinned.load(Ordering::Relaxed))
-            .max(8);
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        let room = self.limit.saturating_sub(pinned).max(ROOM_MIN);
         // Everything may be hot or dirty: twice round is enough to know.
         let mut tries = 2 * self.hand.lock().len();
         let mut dirty = 0;
@@ -168,6 +190,10 @@ impl Ring {
                 None => {}
                 Some(_) if place.pin.is_some() => {}
                 Some(open) if open.hot.swap(false, Ordering::Relaxed) => {
+                    self.hand.lock().push_back(weak);
+                }
+                // In somebody's hands: it may have been opened just now, for a write to come.
+                Some(open) if Arc::strong_count(open) > 1 => {
                     self.hand.lock().push_back(weak);
                 }
                 Some(open) if open.is_dirty(self) => {
@@ -205,8 +231,16 @@ impl Ring {
 
     /// The nodes with unsynced writes: those whom a failed sync concerns.
     #[must_use]
-    pub fn nodes(&self) -> Vec<Arc<Node>> {
-        self.hand.lock().iter().filter_map(Weak::upgrade).collect()
+    pub fn unsynced(&self) -> Vec<Arc<Node>> {
+        let nodes: Vec<_> = self.hand.lock().iter().filter_map(Weak::upgrade).collect();
+        let dirty = |node: &Arc<Node>| {
+            let place = node.place(self.side);
+            place
+                .open
+                .as_ref()
+                .is_some_and(|open| open.dirty.load(Ordering::Acquire) > 0)
+        };
+        nodes.into_iter().filter(dirty).collect()
     }
 }
 

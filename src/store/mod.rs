@@ -10,6 +10,7 @@ pub mod descriptor;
 pub mod name;
 pub mod node;
 pub mod op;
+mod reach;
 pub mod stat;
 mod target;
 pub mod tree;
@@ -124,7 +125,13 @@ pub trait Target: Send + Sync {
     fn adopt(&self, node: &Arc<Node>, made: Made);
     /// Sets access and modification time, to the nanosecond.
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()>;
-    /// Makes everything done to `node` so far durable.
+    /// Makes size and permission bits of a node like `like`, after an op that may have changed
+    /// them on the other copy before it failed there.
+    fn conform(&self, node: &Arc<Node>, like: &Stat) -> Result<()>;
+    /// The error of a sync in the background since the last call, if one failed.
+    fn fault(&self) -> Option<crate::sys::Errno>;
+    /// Makes everything done to `node` so far durable. On the primary a failed sync (not a failed
+    /// attempt to open the node) is kept on the node.
     fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()>;
     /// Sizes of the file system.
     fn space(&self) -> Result<Space>;

@@ -55,8 +55,6 @@ pub struct Place {
     pub ident: Option<Ident>,
     /// The names it was seen under, up to a limit.
     pub links: SmallVec<[Link; 1]>,
-    /// It has more names than are kept.
-    pub more_links: bool,
     /// Its descriptor, while it has one.
     pub open: Option<Arc<Descriptor>>,
     /// Held while the descriptor may not be closed: no name leads back to the object.
@@ -94,7 +92,7 @@ impl Node {
             lookups: AtomicU64::new(0),
             places: [Mutex::new(primary), Mutex::default()],
             unsettled: AtomicBool::new(false),
-            set_id: AtomicBool::new(true),
+            set_id: AtomicBool::new(stat.mode & 0o6000 != 0),
             sync_error: AtomicI32::new(0),
         }
     }
@@ -118,7 +116,6 @@ impl Node {
             return;
         }
         if place.links.len() == LINKS_MAX {
-            place.more_links = true;
             return;
         }
         place.links.push(Link {
@@ -133,13 +130,6 @@ impl Node {
         place
             .links
             .retain(|l| !(Arc::ptr_eq(&l.parent, parent) && l.name == *name));
-    }
-
-    /// Whether no name leads to it any more.
-    #[must_use]
-    pub fn is_unlinked(&self, side: Side) -> bool {
-        let place = self.place(side);
-        self.id != ROOT_ID && place.links.is_empty() && !place.more_links
     }
 
     /// Its first known name, for messages only.
@@ -199,6 +189,8 @@ pub struct Nodes {
     root_dev: u64,
     next_own_id: AtomicU64,
     next_serial: AtomicU64,
+    /// The replica is left: nothing about it is kept any more.
+    left: AtomicBool,
 }
 
 impl Nodes {
@@ -215,6 +207,7 @@ impl Nodes {
             root_dev: root.ident.dev,
             next_own_id: AtomicU64::new(FIRST_OWN_ID),
             next_serial: AtomicU64::new(2),
+            left: AtomicBool::new(false),
         };
         nodes.shard(ROOT_ID).lock().by_id.insert(ROOT_ID, node);
         nodes
@@ -299,6 +292,10 @@ impl Nodes {
         });
         let node = {
             let mut shard = self.shard(id).lock();
+            if id >= FIRST_OWN_ID {
+                // The last node of this id may be going this very moment.
+                self.foreign.lock().insert(stat.ident, id);
+            }
             let node = shard.by_id.entry(id).or_insert_with(|| {
                 let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
                 Arc::new(Node::new(id, serial, stat))
@@ -309,8 +306,23 @@ impl Nodes {
         node.set_id
             .store(stat.mode & 0o6000 != 0, Ordering::Relaxed);
         node.add_link(Side::Primary, parent, name);
-        node.add_link(Side::Replica, parent, name);
+        if !self.left.load(Ordering::Acquire) {
+            node.add_link(Side::Replica, parent, name);
+        }
         node
+    }
+
+    /// Forgets everything about one side, descriptors and all: it has failed. Names that are not
+    /// followed any more would keep moved directories alive for ever.
+    pub fn leave(&self, side: Side) {
+        self.left.store(true, Ordering::Release);
+        for shard in &self.shards {
+            let nodes: Vec<_> = shard.lock().by_id.values().cloned().collect();
+            for node in nodes {
+                let place = std::mem::take(&mut *node.place(side));
+                drop(place);
+            }
+        }
     }
 
     /// Takes back `count` lookups; the last one takes the node with it.
@@ -354,14 +366,36 @@ impl Nodes {
         }
         let ident = node.place(Side::Primary).ident;
         let node = shard.by_id.remove(&id);
-        drop(shard);
         if id >= FIRST_OWN_ID
             && let Some(ident) = ident
         {
             self.foreign.lock().remove(&ident);
         }
+        // Outside the lock: closing its descriptors can be slow.
+        drop(shard);
         drop(node);
         true
+    }
+}
+
+impl Drop for Nodes {
+    /// Takes the tree apart level by level: dropped as it is, a deep chain of parents would
+    /// recurse as deep.
+    fn drop(&mut self) {
+        let maps = self
+            .shards
+            .iter_mut()
+            .map(|s| std::mem::take(&mut s.get_mut().by_id));
+        let nodes: Vec<Arc<Node>> = maps.flat_map(HashMap::into_values).collect();
+        let places = nodes
+            .iter()
+            .flat_map(|n| [Side::Primary, Side::Replica].map(|s| n.place(s)));
+        let mut links = Vec::new();
+        for mut place in places {
+            links.append(&mut place.links.to_vec());
+            place.links.clear();
+        }
+        drop(links);
     }
 }
 

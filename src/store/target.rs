@@ -16,10 +16,13 @@ use rustix::fs::{
 use rustix::time::Timespec;
 
 use super::descriptor::{Access, Descriptor};
-use super::node::Node;
+use super::node::{Node, Side};
 use super::op::{Action, Flags, Op};
 use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
 use crate::sys::{self, Errno, Result};
+
+/// `FS_CASEFOLD_FL` of include/uapi/linux/fs.h.
+const CASEFOLD: u32 = 0x4000_0000;
 
 impl Target for Tree {
     fn apply(&self, op: &Op<'_>) -> Result<Applied> {
@@ -84,6 +87,10 @@ impl Target for Tree {
                 Ok(Applied::default())
             }
             Action::SetFlags { node, flags } => {
+                if flags.plain() & CASEFOLD != 0 {
+                    // Two spellings of one name: nodes could no longer be found by theirs.
+                    return Err(Errno::OPNOTSUPP);
+                }
                 let object = self.open(node, Access::Read)?;
                 match flags {
                     Flags::Plain(flags) => sys::at::set_flags(object.as_fd(), *flags),
@@ -149,7 +156,15 @@ impl Target for Tree {
     }
 
     fn adopt(&self, node: &Arc<Node>, made: Made) {
-        node.place(self.side).ident = Some(made.stat.ident);
+        let mut place = node.place(self.side);
+        place.ident = Some(made.stat.ident);
+        let fresh = made.fd.is_some();
+        let own_rights = made.stat.mode & 0o600 == 0o600;
+        if fresh && !own_rights && !sys::creds::privileged() && self.ring.can_pin() {
+            // An ordinary user could not open it again for what the maker may still do.
+            place.pin = Some(self.ring.pin());
+        }
+        drop(place);
         if let Some(fd) = made.fd {
             self.install(node, Descriptor::new(fd, Access::Write));
         }
@@ -157,12 +172,34 @@ impl Target for Tree {
 
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
         let object = self.open(node, Access::Path)?;
-        sys::at::utimens(object.as_fd(), &timestamps(Some(atime), Some(mtime)))?;
+        let times = timestamps(Some(atime), Some(mtime));
+        match sys::at::utimens(object.as_fd(), &times) {
+            Err(Errno::PERM) => self.set_times_of_locked(node, &times)?,
+            done => done?,
+        }
         // The descriptor may have outlived the object: someone emptied this copy behind our back.
-        if Stat::of(object.as_fd())?.nlink == 0 && !node.is_unlinked(self.side) {
+        if Stat::of(object.as_fd())?.nlink == 0 {
             return Err(Errno::STALE);
         }
         Ok(())
+    }
+
+    fn conform(&self, node: &Arc<Node>, like: &Stat) -> Result<()> {
+        let object = self.open(node, Access::Path)?;
+        let stat = Stat::of(object.as_fd())?;
+        if stat.size != like.size {
+            self.change_data(node, |file| {
+                retry(|| rustix::fs::ftruncate(file.as_fd(), like.size))
+            })?;
+        }
+        if stat.permissions() != like.permissions() {
+            sys::at::chmod(object.as_fd(), like.permissions())?;
+        }
+        Ok(())
+    }
+
+    fn fault(&self) -> Option<Errno> {
+        self.taken_fault()
     }
 
     fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
@@ -170,12 +207,17 @@ impl Target for Tree {
             return Ok(());
         }
         let object = self.open(node, Access::Read)?;
-        retry(|| match scope {
-            Scope::Data => rustix::fs::fdatasync(object.as_fd()),
-            Scope::Node => rustix::fs::fsync(object.as_fd()),
-        })?;
-        object.clean();
-        Ok(())
+        let sync = || {
+            retry(|| match scope {
+                Scope::Data => rustix::fs::fdatasync(object.as_fd()),
+                Scope::Node => rustix::fs::fsync(object.as_fd()),
+            })
+        };
+        object.sync(sync).inspect_err(|errno| {
+            if self.side == Side::Primary {
+                node.keep_sync_error(*errno);
+            }
+        })
     }
 
     fn space(&self) -> Result<Space> {
@@ -184,6 +226,28 @@ impl Target for Tree {
 }
 
 impl Tree {
+    /// A directory, for names relative to it.
+    fn open_dir(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>> {
+        self.open(node, Access::Path)
+    }
+
+    /// Sets times that an append-only or immutable object refuses to take (`chattr +a`, `+i`): an
+    /// append moved them on the primary all the same.
+    fn set_times_of_locked(&self, node: &Arc<Node>, times: &Timestamps) -> Result<()> {
+        /// `FS_IMMUTABLE_FL | FS_APPEND_FL` of include/uapi/linux/fs.h.
+        const LOCKS: u32 = 0x30;
+        let object = self.open(node, Access::Read)?;
+        let fd = object.as_fd();
+        let flags = sys::at::get_flags(fd)?;
+        if flags & LOCKS == 0 {
+            return Err(Errno::PERM);
+        }
+        sys::at::set_flags(fd, flags & !LOCKS)?;
+        let set = sys::at::utimens(fd, times);
+        sys::at::set_flags(fd, flags)?;
+        set
+    }
+
     fn write(&self, node: &Arc<Node>, offset: u64, data: &[u8], appending: bool) -> Result<usize> {
         self.change_data(node, |file| {
             if file.append_only && !appending {
@@ -231,7 +295,7 @@ impl Tree {
 
     fn create(&self, parent: &Arc<Node>, name: &Name, mode: u32) -> Result<Applied> {
         Self::refuse_own_file(parent, name)?;
-        let dir = self.dir_again(parent)?;
+        let dir = self.open_dir(parent)?;
         let _names = self.names.read();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
         let fd = retry(|| {
@@ -258,7 +322,7 @@ impl Tree {
         make: impl FnOnce(&Descriptor, &CStr) -> Result<()>,
     ) -> Result<Applied> {
         Self::refuse_own_file(parent, name)?;
-        let dir = self.dir_again(parent)?;
+        let dir = self.open_dir(parent)?;
         let _names = self.names.read();
         make(&dir, name.as_c_str())?;
         let stat = Stat::of_name(dir.as_fd(), name.as_c_str())?;
@@ -271,13 +335,13 @@ impl Tree {
     fn link(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &Name) -> Result<Applied> {
         Self::refuse_own_file(parent, name)?;
         let object = self.open(node, Access::Path)?;
-        let dir = self.dir_again(parent)?;
+        let dir = self.open_dir(parent)?;
         let first = {
             let place = node.place(self.side);
             place.links.first().cloned()
         };
         let old_dir = match &first {
-            Some(link) => Some(self.dir_again(&link.parent)?),
+            Some(link) => Some(self.open_dir(&link.parent)?),
             None => None,
         };
         let _names = self.names.read();
@@ -311,8 +375,8 @@ impl Tree {
         flags: AtFlags,
     ) -> Result<Applied> {
         Self::refuse_own_file(parent, name)?;
-        let dir = self.dir_again(parent)?;
-        let pinned = victim.map(|node| self.pin(node)).transpose()?;
+        let dir = self.open_dir(parent)?;
+        victim.map_or(Ok(()), |node| self.pin(node))?;
         let _names = self.names.read();
         let done = rustix::fs::unlinkat(dir.as_fd(), name.as_c_str(), flags);
         if let Some(node) = victim {
@@ -324,7 +388,6 @@ impl Tree {
                 Err(_) => self.unpin(node),
             }
         }
-        drop(pinned);
         done.map(Applied::nothing)
     }
 
@@ -338,13 +401,15 @@ impl Tree {
     ) -> Result<Applied> {
         Self::refuse_own_file(&from.0, &from.1)?;
         Self::refuse_own_file(&to.0, &to.1)?;
-        let (old_dir, new_dir) = (self.dir_again(&from.0)?, self.dir_again(&to.0)?);
+        let (old_dir, new_dir) = (self.open_dir(&from.0)?, self.open_dir(&to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
         let exchange = flags.contains(RenameFlags::EXCHANGE);
-        let pinned = match victim {
-            Some(node) if !exchange => Some(self.pin(node)?),
-            _ => None,
-        };
+        self.identify(old_dir.as_fd(), &from.1, moved)?;
+        match victim {
+            Some(node) if exchange => self.identify(new_dir.as_fd(), &to.1, Some(node))?,
+            Some(node) => self.pin(node)?,
+            None => {}
+        }
         let _names = self.names.read();
         let (old_name, new_name) = (from.1.as_c_str(), to.1.as_c_str());
         let done =
@@ -371,41 +436,7 @@ impl Tree {
             node.add_link(self.side, &to.0, &to.1);
             node.remove_link(self.side, &from.0, &from.1);
         }
-        drop(pinned);
         Ok(Applied::default())
-    }
-
-    /// Opens what is about to lose a name and keeps it open: without a name there is no way back
-    /// to it, and its number must not be given to another object while the kernel knows it.
-    fn pin(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>> {
-        let open = match node.kind {
-            FileType::RegularFile => self
-                .open(node, Access::Write)
-                .or_else(|_| self.open(node, Access::Read))
-                .or_else(|_| self.open(node, Access::Path))?,
-            FileType::Directory => self
-                .open(node, Access::Read)
-                .or_else(|_| self.open(node, Access::Path))?,
-            _ => self.open(node, Access::Path)?,
-        };
-        let mut place = node.place(self.side);
-        if place.pin.is_none() {
-            place.pin = Some(self.ring.pin());
-        }
-        if place.open.is_none() {
-            place.open = Some(open.clone());
-        }
-        Ok(open)
-    }
-
-    /// Gives a descriptor back to the ring, if there still is a name to find the object by.
-    fn unpin(&self, node: &Arc<Node>) {
-        let mut place = node.place(self.side);
-        if !place.links.is_empty() && place.pin.take().is_some() {
-            drop(place);
-            // Whatever room this takes, the next one to open something makes.
-            let _ = self.ring.insert(node);
-        }
     }
 }
 

@@ -1,34 +1,24 @@
 // SPDX-License-Identifier: MIT
 //! `Tree`: one directory tree below a root descriptor, and the questions it answers.
 //!
-//! Everything is relative to a directory descriptor, one [`Name`] at a time, opened with
-//! `openat2(RESOLVE_BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV)`; there is no path string.
-//! A node's descriptor is found in its place, or opened anew under one of its names and checked
-//! against its identity. A check that fails may only mean that a rename is under way: then the
-//! name is tried once more when none is (`names`), and only then is the node stale.
+//! How a node's object is reached is in `reach.rs`; changing it, in `target.rs`.
 
 use std::ffi::{CStr, CString};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use parking_lot::RwLock;
-use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
+use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use rustix::io::ReadWriteFlags;
 
-use super::descriptor::{Access, Descriptor, Ring, Room};
-use super::node::{Link, Node, ROOT_ID, Side};
+use super::descriptor::{Access, Ring};
+use super::node::{Node, ROOT_ID, Side};
 use super::{Entry, Name, Source, Space, Stat};
 use crate::sys::{self, Errno, Result};
-
-/// How every name is resolved.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
 
 /// `RWF_DONTCACHE` of include/uapi/linux/fs.h, which rustix does not name yet.
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -42,12 +32,14 @@ pub const OWN_XATTRS: [&CStr; 2] = [c"trusted.mirrorfs.stamp", c"user.mirrorfs.s
 #[derive(Debug)]
 pub struct Tree {
     pub(super) side: Side,
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     pub(super) ring: Ring,
     /// Read-held by ops that change names; write-held to look again when none does.
     pub(super) names: RwLock<()>,
     /// Reads may ask for `RWF_DONTCACHE` (Linux 6.14; not on btrfs and tmpfs).
     keeps_nothing: AtomicBool,
+    /// A sync of this tree failed behind the back of any op: the errno, or 0.
+    fault: AtomicI32,
 }
 
 impl Tree {
@@ -60,197 +52,27 @@ impl Tree {
             ring: Ring::new(side, descriptors),
             names: RwLock::new(()),
             keeps_nothing: AtomicBool::new(true),
+            fault: AtomicI32::new(0),
         }
+    }
+
+    /// Remembers that a sync failed which no op waits for.
+    pub(super) fn note_fault(&self, errno: Errno) {
+        self.fault.store(errno.raw_os_error(), Ordering::Release);
+    }
+
+    /// The error of a sync that failed which no op waited for; told once.
+    pub(super) fn taken_fault(&self) -> Option<Errno> {
+        if self.fault.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let raw = self.fault.swap(0, Ordering::AcqRel);
+        (raw != 0).then(|| Errno::from_raw_os_error(raw))
     }
 
     /// The root's attributes.
     pub fn root_stat(&self) -> Result<Stat> {
         Stat::of(self.root.as_fd())
-    }
-
-    /// A descriptor of `node` that allows at least `access`.
-    ///
-    /// # Errors
-    /// `ESTALE` when no known name leads to it any more: the tree was changed behind our back.
-    pub fn open(&self, node: &Arc<Node>, access: Access) -> Result<Arc<Descriptor>> {
-        if let Some(open) = self.opened(node, access) {
-            return Ok(open);
-        }
-        let fd = match self.reopen(node, access) {
-            Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                let _quiet = self.names.write();
-                self.reopen(node, access).map_err(|errno| match errno {
-                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Errno::STALE,
-                    other => other,
-                })?
-            }
-            other => other?,
-        };
-        let mut descriptor = Descriptor::new(fd, access);
-        if access == Access::Write {
-            let flags = rustix::fs::fcntl_getfl(&descriptor)?;
-            descriptor.append_only = flags.contains(OFlags::APPEND);
-        }
-        Ok(self.install(node, descriptor))
-    }
-
-    /// Lets go of a writable descriptor, so that the next write is checked against what the file
-    /// has become.
-    pub(super) fn close_writable(&self, node: &Arc<Node>) {
-        let mut place = node.place(self.side);
-        if place.pin.is_some()
-            || place
-                .open
-                .as_ref()
-                .is_none_or(|o| o.access != Access::Write)
-        {
-            return;
-        }
-        let closing = place.open.take();
-        drop(place);
-        if let Some(open) = closing
-            && let Err(errno) = rustix::fs::fsync(open.as_fd())
-        {
-            node.keep_sync_error(errno);
-        }
-    }
-
-    /// The descriptor a node already has, if it allows `access`.
-    fn opened(&self, node: &Arc<Node>, access: Access) -> Option<Arc<Descriptor>> {
-        let place = node.place(self.side);
-        let open = place.open.as_ref().filter(|open| open.access >= access)?;
-        open.touch();
-        Some(open.clone())
-    }
-
-    /// Makes `new` the node's descriptor, unless another thread was first with as good a one.
-    pub(super) fn install(&self, node: &Arc<Node>, new: Descriptor) -> Arc<Descriptor> {
-        let mut place = node.place(self.side);
-        if let Some(open) = place.open.as_ref().filter(|open| open.access >= new.access) {
-            return open.clone();
-        }
-        let fresh = Arc::new(new);
-        let replaced = place.open.replace(fresh.clone());
-        let in_ring = replaced.is_some() || place.pin.is_some();
-        drop(place);
-        drop(replaced);
-        if !in_ring && self.ring.insert(node) == Room::NeedsSync {
-            self.sync_for_room();
-        }
-        fresh
-    }
-
-    /// All descriptors carry unsynced writes: makes everything durable at once, so that they may
-    /// be closed without losing the error that a failed writeback would report.
-    fn sync_for_room(&self) {
-        if let Err(errno) = self
-            .ring
-            .sync_once(|| rustix::fs::syncfs(self.root.as_fd()))
-        {
-            for node in self.ring.nodes() {
-                node.keep_sync_error(errno);
-            }
-        }
-        // What is still too much after a sync is in use this very moment: over the limit for now.
-        let _ = self.ring.make_room();
-    }
-
-    /// Opens `node` anew: through the descriptor it has, else under one of its names.
-    fn reopen(&self, node: &Arc<Node>, access: Access) -> Result<OwnedFd> {
-        if node.id == ROOT_ID {
-            return open_beneath(self.root.as_fd(), c".", flags_for(node.kind, access)?);
-        }
-        let (links, pinned) = {
-            let place = node.place(self.side);
-            (
-                place.links.clone(),
-                place.pin.is_some().then(|| place.open.clone()).flatten(),
-            )
-        };
-        if let Some(open) = pinned {
-            // No name is left. The magic link leads to this very object, wherever it is.
-            let path = format!("/proc/self/fd/{}", open.as_fd().as_raw_fd());
-            let flags = flags_for(node.kind, access)? & !OFlags::NOFOLLOW;
-            return rustix::fs::open(path, flags, Mode::empty());
-        }
-        let mut last = Errno::STALE;
-        for Link { parent, name } in &links {
-            let dir = self.dir(parent)?;
-            match self.open_child(dir.as_fd(), name.as_c_str(), node, access) {
-                Ok(fd) => return Ok(fd),
-                Err(errno) => last = errno,
-            }
-        }
-        Err(last)
-    }
-
-    /// A directory's descriptor for names relative to it. Climbs to the nearest ancestor that has
-    /// one and comes down again, without recursion: trees are deeper than stacks.
-    pub fn dir(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>> {
-        let mut missing = Vec::new();
-        let mut here = node.clone();
-        let mut open = loop {
-            if let Some(open) = self.opened(&here, Access::Path) {
-                break open;
-            }
-            if here.id == ROOT_ID {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let fd = open_beneath(self.root.as_fd(), c".", flags)?;
-                break self.install(&here, Descriptor::new(fd, Access::Path));
-            }
-            let link = here
-                .place(self.side)
-                .links
-                .first()
-                .cloned()
-                .ok_or(Errno::STALE)?;
-            missing.push((here, link.name));
-            here = link.parent;
-        };
-        while let Some((child, name)) = missing.pop() {
-            let fd = self.open_child(open.as_fd(), name.as_c_str(), &child, Access::Path)?;
-            open = self.install(&child, Descriptor::new(fd, Access::Path));
-        }
-        Ok(open)
-    }
-
-    /// Opens `name` in `dir` and makes sure that it is `node`.
-    fn open_child(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &CStr,
-        node: &Node,
-        access: Access,
-    ) -> Result<OwnedFd> {
-        let flags = flags_for(node.kind, access)?;
-        let fd = match open_beneath(dir, name, flags) {
-            // An append-only file (chattr +a) opens for appending only.
-            Err(Errno::PERM) if access == Access::Write => open_beneath(
-                dir,
-                name,
-                OFlags::WRONLY | OFlags::APPEND | flags & !OFlags::RDWR,
-            )?,
-            other => other?,
-        };
-        self.verify(node, &Stat::of(fd.as_fd())?)?;
-        Ok(fd)
-    }
-
-    /// Whether `stat` is of `node`, on this side. The first sight of a replica's object, under a
-    /// name that it shares with its twin, settles who it is.
-    fn verify(&self, node: &Node, stat: &Stat) -> Result<()> {
-        if stat.kind() != node.kind {
-            return Err(Errno::STALE);
-        }
-        let mut place = node.place(self.side);
-        match place.ident {
-            Some(ident) if ident != stat.ident => Err(Errno::STALE),
-            Some(_) => Ok(()),
-            None => {
-                place.ident = Some(stat.ident);
-                Ok(())
-            }
-        }
     }
 
     /// Whether `name` at the root belongs to mirrorfs itself.
@@ -292,44 +114,18 @@ impl Tree {
     }
 }
 
-/// `openat2` of one name, never out of `dir`, never through a link.
-pub(super) fn open_beneath(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd> {
-    loop {
-        match rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH) {
-            // A rename somewhere else made the walk uncertain (openat2(2), ERRORS).
-            Err(Errno::AGAIN) => {}
-            done => return done,
-        }
-    }
-}
-
-/// The flags that open an object of this kind for `access`.
-fn flags_for(kind: FileType, access: Access) -> Result<OFlags> {
-    let base = OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    Ok(match (kind, access) {
-        (FileType::Directory, Access::Path) => base | OFlags::PATH | OFlags::DIRECTORY,
-        (_, Access::Path) => base | OFlags::PATH,
-        (FileType::Directory, Access::Read) => base | OFlags::RDONLY | OFlags::DIRECTORY,
-        (FileType::Directory, Access::Write) => return Err(Errno::ISDIR),
-        (FileType::RegularFile, Access::Read) => base | OFlags::RDONLY,
-        (FileType::RegularFile, Access::Write) => base | OFlags::RDWR,
-        // Opening a fifo or a device would do something.
-        _ => return Err(Errno::OPNOTSUPP),
-    })
-}
-
 impl Source for Tree {
     fn lookup(&self, parent: &Arc<Node>, name: &Name) -> Result<Stat> {
         if Self::is_own_file(parent, name.as_c_str()) {
             return Err(Errno::NOENT);
         }
-        let dir = self.dir_again(parent)?;
+        let dir = self.open(parent, Access::Path)?;
         let stat = Stat::of_name(dir.as_fd(), name.as_c_str())?;
         let parent_dev = parent.place(self.side).ident.map(|ident| ident.dev);
         if parent_dev != Some(stat.ident.dev) {
             // Another device: a btrfs subvolume belongs to the tree, something mounted does not.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            open_beneath(dir.as_fd(), name.as_c_str(), flags)?;
+            super::reach::open_beneath(dir.as_fd(), name.as_c_str(), flags)?;
         }
         Ok(stat)
     }
@@ -429,16 +225,6 @@ impl Source for Tree {
 }
 
 impl Tree {
-    /// A descriptor for extended attributes, whose calls work best on one that is really open.
-    pub(super) fn object(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>> {
-        match node.kind {
-            FileType::RegularFile | FileType::Directory => self
-                .open(node, Access::Read)
-                .or_else(|_| self.open(node, Access::Path)),
-            _ => self.open(node, Access::Path),
-        }
-    }
-
     /// One read that leaves no pages behind, where the file system can do that.
     ///
     /// The kernel keeps what it reads through the mount in the mount's own page cache; a second
@@ -453,10 +239,5 @@ impl Tree {
             }
         }
         rustix::io::pread(file, buf, offset)
-    }
-
-    /// As [`Self::dir`], looking again when a rename may have been in the way.
-    pub(super) fn dir_again(&self, node: &Arc<Node>) -> Result<Arc<Descriptor>> {
-        self.open(node, Access::Path)
     }
 }

@@ -5,7 +5,8 @@
 //! for each copy's own file system is to give new objects the right owner, group and mode, and to
 //! clear set-user-ID bits as it would natively. So a worker takes on the caller's fsuid, fsgid and
 //! umask, keeps its capabilities (`SECBIT_NO_SETUID_FIXUP`), and drops `CAP_FSETID` where the
-//! caller would not have had it. All of it is per thread; a change costs a system call only when
+//! caller would not have had it, and `CAP_SYS_RESOURCE`, which would let any user past quotas and
+//! into root's reserve. All of it is per thread; a change costs a system call only when
 //! the next request needs other credentials than the last one.
 
 use std::cell::Cell;
@@ -40,11 +41,43 @@ struct Worn {
     uid: u32,
     gid: u32,
     umask: u32,
+    caps: Caps,
+}
+
+/// The capabilities that come and go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Caps {
+    /// Set-id bits survive.
     fsetid: bool,
+    /// Quota and root's reserve do not count: only for root.
+    resource: bool,
+}
+
+impl Caps {
+    fn take_on(self) -> Result<()> {
+        let mut sets = rustix::thread::capabilities(None)?;
+        for (capability, wanted) in [
+            (CapabilitySet::FSETID, self.fsetid),
+            (CapabilitySet::SYS_RESOURCE, self.resource),
+        ] {
+            let have = sets.permitted.contains(capability);
+            sets.effective.set(capability, wanted && have);
+        }
+        rustix::thread::set_capabilities(None, sets)
+    }
 }
 
 thread_local! {
     static WORN: Cell<Option<Worn>> = const { Cell::new(None) };
+}
+
+impl Needs {
+    /// For what no application asked for.
+    pub const DAEMON: Self = Self {
+        caller: Caller::DAEMON,
+        umask: 0,
+        fsetid: true,
+    };
 }
 
 /// What an operation needs of the thread that carries it out.
@@ -90,7 +123,10 @@ pub fn wear(needs: Needs) -> Result<()> {
         uid: needs.caller.uid,
         gid: needs.caller.gid,
         umask: needs.umask & 0o777,
-        fsetid: needs.fsetid,
+        caps: Caps {
+            fsetid: needs.fsetid,
+            resource: needs.caller.uid == 0,
+        },
     };
     if !privileged() {
         want = Worn {
@@ -112,10 +148,8 @@ pub fn wear(needs: Needs) -> Result<()> {
     if now.uid != want.uid {
         set_fsid(libc::SYS_setfsuid, want.uid)?;
     }
-    if now.fsetid != want.fsetid {
-        let mut sets = rustix::thread::capabilities(None)?;
-        sets.effective.set(CapabilitySet::FSETID, want.fsetid);
-        rustix::thread::set_capabilities(None, sets)?;
+    if now.caps != want.caps {
+        want.caps.take_on()?;
     }
     WORN.set(Some(want));
     Ok(())
@@ -131,17 +165,17 @@ fn first_time() -> Result<Worn> {
         uid: 0,
         gid: 0,
         umask: 0,
-        fsetid: true,
+        caps: Caps {
+            fsetid: true,
+            resource: true,
+        },
     };
     if !privileged() {
         return Ok(worn);
     }
     set_fsid(libc::SYS_setfsgid, 0)?;
     set_fsid(libc::SYS_setfsuid, 0)?;
-    let mut sets = rustix::thread::capabilities(None)?;
-    let full = sets.permitted.contains(CapabilitySet::FSETID);
-    sets.effective.set(CapabilitySet::FSETID, full);
-    rustix::thread::set_capabilities(None, sets)?;
+    worn.caps.take_on()?;
     Ok(worn)
 }
 

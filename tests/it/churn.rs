@@ -174,10 +174,19 @@ impl Model {
         self.0[dir].below.get(&name).copied().ok_or(Errno::NOENT)
     }
 
-    fn insert(&mut self, at: &Where, node: Node) -> Result<(), Errno> {
+    fn insert(&mut self, at: &Where, mut node: Node) -> Result<(), Errno> {
         let (dir, name) = self.parent(at)?;
-        if self.0[dir].below.contains_key(&name) {
+        let parent = &self.0[dir];
+        if parent.below.contains_key(&name) {
             return Err(Errno::EXIST);
+        }
+        if parent.mode & 0o2000 != 0 {
+            // A set-group-ID directory gives its group to what is made in it, and directories
+            // the bit as well.
+            node.owner.1 = parent.owner.1;
+            if node.kind.is_dir() {
+                node.mode |= 0o2000;
+            }
         }
         let number = self.0.len();
         self.0.push(node);
