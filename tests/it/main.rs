@@ -21,5 +21,6 @@ mod known_issues;
 mod limits;
 mod posix;
 mod random4;
+mod semantics;
 mod support;
 mod workloads;
