@@ -29,7 +29,7 @@ use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
 
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
-const SPARE_DESCRIPTORS: u64 = 64;
+const SPARE_DESCRIPTORS: u64 = 32;
 /// Differences listed on the terminal; the rest are counted.
 const LISTED_MAX: usize = 1000;
 
@@ -168,7 +168,11 @@ fn attach_roots(
     line.finish();
     attached.map_err(|error| {
         if signals.stopping() {
-            return Refusal::new(Kind::Interrupted, "interrupted; the same command goes on.");
+            return Refusal::new(
+                Kind::Interrupted,
+                "interrupted; the replica is not complete.",
+            )
+            .next("To go on: the same command with --adopt");
         }
         refuse(&error)
     })

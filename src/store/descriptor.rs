@@ -162,7 +162,16 @@ impl Ring {
     #[must_use]
     pub fn make_room(&self) -> Room {
         let pinned = self.pinned.load(Ordering::Relaxed);
-        let room = self.limit.saturating_sub(pinned).max(ROOM_MIN);
+        self.shrink_to(self.limit.saturating_sub(pinned).max(ROOM_MIN))
+    }
+
+    /// Closes a good part of what can be closed: the process has run out of descriptors, for
+    /// reasons of its own.
+    pub fn shrink(&self) {
+        let _ = self.shrink_to((self.hand.lock().len() / 2).max(1));
+    }
+
+    fn shrink_to(&self, room: usize) -> Room {
         // Everything may be hot or dirty: twice round is enough to know.
         let mut tries = 2 * self.hand.lock().len();
         let mut dirty = 0;

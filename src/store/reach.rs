@@ -36,7 +36,7 @@ impl Tree {
         if let Some(open) = self.opened(node, access) {
             return Ok(open);
         }
-        let held = match self.hold(node) {
+        let held = match self.with_room(|| self.hold(node)) {
             Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 let _quiet = self.names.write();
                 self.hold(node).map_err(|errno| match errno {
@@ -49,8 +49,19 @@ impl Tree {
         if access == Access::Path {
             return Ok(held);
         }
-        let descriptor = open_held(held.as_fd(), node.kind, access)?;
+        let descriptor = self.with_room(|| open_held(held.as_fd(), node.kind, access))?;
         Ok(self.install(node, descriptor))
+    }
+
+    /// Runs a call that opens something, once more with room made if there are no descriptors.
+    pub(super) fn with_room<T>(&self, mut open: impl FnMut() -> Result<T>) -> Result<T> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.ring.shrink();
+                open()
+            }
+            done => done,
+        }
     }
 
     /// A descriptor for extended attributes, whose calls work best on one that is really open.

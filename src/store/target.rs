@@ -298,15 +298,13 @@ impl Tree {
         let dir = self.open_dir(parent)?;
         let _names = self.names.read();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
-        let fd = retry(|| {
-            rustix::fs::openat2(
-                dir.as_fd(),
-                name.as_c_str(),
-                flags | OFlags::CLOEXEC,
-                Mode::from(mode & 0o7777),
-                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-            )
-        })?;
+        let flags = flags | OFlags::CLOEXEC;
+        let make = || {
+            let mode = Mode::from(mode & 0o7777);
+            let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(dir.as_fd(), name.as_c_str(), flags, mode, how)
+        };
+        let fd = self.with_room(|| retry(make))?;
         let stat = Stat::of(fd.as_fd())?;
         Ok(Applied {
             written: 0,

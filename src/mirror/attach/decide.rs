@@ -277,7 +277,7 @@ impl Say<'_> {
     }
 
     pub(super) fn alone(&self) -> (String, String) {
-        let command = format!("mount -o degraded {}", show_path(&self.typed.mountpoint));
+        let command = self.mount("-o degraded");
         ("To run on one copy for now".to_owned(), command)
     }
 

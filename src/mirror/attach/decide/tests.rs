@@ -335,7 +335,7 @@ fn the_unmounted_disk_is_told_as_the_interface_says() {
         refusal.to_string(),
         "cannot mount /data: the replica /backup/data carries no mirrorfs stamp.\n  \
          This mirror last wrote there at 2026-11-19 22:06 UTC. Is the disk mounted?\n  \
-         To run on one copy for now:     mount -o degraded /data\n  \
+         To run on one copy for now:     mirrorfs mount /srv/data /data --replica /backup/data -o degraded\n  \
          To start over with this one:    \
          mirrorfs mount /srv/data /data --replica /backup/data --init  [MF-0011]"
     );
