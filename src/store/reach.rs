@@ -234,15 +234,8 @@ impl Tree {
     /// # Errors
     /// `ENFILE` when too many are kept already; nothing has happened then.
     pub(super) fn pin(&self, node: &Arc<Node>) -> Result<()> {
-        let best = match node.kind {
-            FileType::RegularFile => Access::Write,
-            FileType::Directory => Access::Read,
-            _ => Access::Path,
-        };
-        let open = [best, Access::Read, Access::Path]
-            .into_iter()
-            .find_map(|access| self.open(node, access).ok());
-        let open = open.map_or_else(|| self.open(node, Access::Path), Ok)?;
+        // Whatever it has: from an O_PATH descriptor it can still be opened for more.
+        let open = self.open(node, Access::Path)?;
         let mut place = node.place(self.side);
         if place.pin.is_none() {
             if !self.ring.can_pin() {
