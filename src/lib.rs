@@ -13,10 +13,12 @@
 //! | 3 | [`mirror`] | make every change twice, and know when it could not |
 //! | 2 | [`store`] | one tree, safely walked |
 //! | 0 | [`sys`] | what the kernel offers and rustix does not |
+//! | side | [`metrics`] | count |
 #![deny(unsafe_code)]
 
 pub mod cli;
 pub mod fs;
+pub mod metrics;
 pub mod mirror;
 pub mod session;
 pub mod store;

@@ -2,6 +2,8 @@
 //! The machine's view of a report. `schema` grows only by addition; bytes and milliseconds are
 //! integers, times are RFC 3339.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::mirror::report::{Primary, Replica, Report, Scan};
@@ -21,6 +23,8 @@ struct View<'a> {
     replicas: &'a [Replica],
     scan: Option<ScanView<'a>>,
     pid: u32,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    requests: &'a BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -71,6 +75,7 @@ pub(super) fn line(report: &Report) -> String {
         replicas: &report.replicas,
         scan: report.scan.as_ref().map(ScanView::from),
         pid: report.pid,
+        requests: &report.requests,
     };
     // Strings and integers only: there is nothing that could fail.
     serde_json::to_string(&view).unwrap_or_default() + "\n"

@@ -259,6 +259,7 @@ pub(super) mod tests {
             mounted_since: 1_795_096_931,
             pid: 812,
             io: "io_uring".into(),
+            requests: Default::default(),
         }
     }
 

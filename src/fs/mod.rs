@@ -27,6 +27,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::metrics::{Request as Asked, Requests};
 use crate::mirror::Mirror;
 use crate::store::{Name, Node, Nodes, Source, Stat};
 use crate::sys::Result;
@@ -42,6 +43,7 @@ pub struct MirrorFs {
     mirror: Arc<Mirror>,
     nodes: Arc<Nodes>,
     kernel: Kernel,
+    requests: Arc<Requests>,
 }
 
 /// The way to tell the kernel something unasked, once the session has begun.
@@ -85,7 +87,14 @@ impl MirrorFs {
             mirror,
             nodes,
             kernel: Kernel::default(),
+            requests: Arc::default(),
         }
+    }
+
+    /// What the kernel has asked so far, for whoever shows it.
+    #[must_use]
+    pub fn requests(&self) -> Arc<Requests> {
+        self.requests.clone()
     }
 
     /// For the session to connect, before it gives the file system away.
@@ -186,6 +195,7 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.requests.count(Asked::Lookup);
         match self.look_up(parent, name) {
             Err(crate::sys::Errno::NOENT) => reply.entry(&TTL, &node::nothing(), Generation(0)),
             found => answer_entry(reply, found),
@@ -193,10 +203,12 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        self.requests.count(Asked::Forget);
         self.nodes.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.requests.count(Asked::Getattr);
         answer_attr(reply, self.get_attributes(ino));
     }
 
@@ -218,6 +230,7 @@ impl fuser::Filesystem for MirrorFs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.requests.count(Asked::Setattr);
         let change = node::Change {
             mode,
             uid,
@@ -229,6 +242,7 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        self.requests.count(Asked::Readlink);
         answer_data(
             reply,
             self.node(ino).and_then(|node| self.source.read_link(&node)),
@@ -245,6 +259,7 @@ impl fuser::Filesystem for MirrorFs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.requests.count(Asked::Mknod);
         let needs = Needs {
             umask,
             ..plain(req)
@@ -261,6 +276,7 @@ impl fuser::Filesystem for MirrorFs {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        self.requests.count(Asked::Mkdir);
         let needs = Needs {
             umask,
             ..plain(req)
@@ -269,10 +285,12 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Asked::Unlink);
         answer_empty(reply, self.remove(plain(req), parent, name, false));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Asked::Rmdir);
         answer_empty(reply, self.remove(plain(req), parent, name, true));
     }
 
@@ -284,6 +302,7 @@ impl fuser::Filesystem for MirrorFs {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.requests.count(Asked::Symlink);
         answer_entry(
             reply,
             self.make_symlink(plain(req), parent, name, target.as_os_str()),
@@ -300,6 +319,7 @@ impl fuser::Filesystem for MirrorFs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Asked::Rename);
         let done = self.rename_entry(plain(req), (parent, name), (newparent, newname), flags);
         answer_empty(reply, done);
     }
@@ -312,10 +332,12 @@ impl fuser::Filesystem for MirrorFs {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        self.requests.count(Asked::Link);
         answer_entry(reply, self.link_node(plain(req), ino, newparent, newname));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.requests.count(Asked::Open);
         reply.error(fuser::Errno::ENOSYS);
     }
 
@@ -330,6 +352,7 @@ impl fuser::Filesystem for MirrorFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.requests.count(Asked::Read);
         self.read_file(ino, offset, size, |done| match done {
             Ok(data) => reply.data(data),
             Err(error) => reply.error(errno(error)),
@@ -348,6 +371,7 @@ impl fuser::Filesystem for MirrorFs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.requests.count(Asked::Write);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         answer_write(
             reply,
@@ -356,14 +380,17 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.requests.count(Asked::Flush);
         reply.error(fuser::Errno::ENOSYS);
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
+        self.requests.count(Asked::Fsync);
         answer_empty(reply, self.sync_node(ino, data));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.requests.count(Asked::Opendir);
         reply.error(fuser::Errno::ENOSYS);
     }
 
@@ -375,6 +402,7 @@ impl fuser::Filesystem for MirrorFs {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        self.requests.count(Asked::Readdir);
         match self.list(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -389,6 +417,7 @@ impl fuser::Filesystem for MirrorFs {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.requests.count(Asked::Readdirplus);
         match self.list_with_attributes(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -396,10 +425,12 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
+        self.requests.count(Asked::Fsyncdir);
         answer_empty(reply, self.sync_node(ino, data));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        self.requests.count(Asked::Statfs);
         match self.mirror.space() {
             Ok(space) => {
                 let ([all, free, available], [files, files_free]) = (space.blocks, space.inodes);
@@ -420,18 +451,22 @@ impl fuser::Filesystem for MirrorFs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Asked::Setxattr);
         answer_empty(reply, self.set_xattr(caller(req), ino, name, value, flags));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.requests.count(Asked::Getxattr);
         xattr::answer(reply, size, self.get_xattr(ino, name, size));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.requests.count(Asked::Listxattr);
         xattr::answer(reply, size, self.list_xattr(caller(req), ino, size));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Asked::Removexattr);
         answer_empty(reply, self.remove_xattr(plain(req), ino, name));
     }
 
@@ -445,6 +480,7 @@ impl fuser::Filesystem for MirrorFs {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.requests.count(Asked::Create);
         let needs = Needs {
             umask,
             ..plain(req)
@@ -476,6 +512,7 @@ impl fuser::Filesystem for MirrorFs {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.requests.count(Asked::Ioctl);
         match self.control(plain(req), ino, cmd, in_data) {
             Ok(data) => reply.ioctl(0, &data),
             Err(error) => reply.error(errno(error)),
@@ -492,6 +529,7 @@ impl fuser::Filesystem for MirrorFs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Asked::Fallocate);
         answer_empty(reply, self.allocate(plain(req), ino, offset, length, mode));
     }
 
@@ -504,6 +542,7 @@ impl fuser::Filesystem for MirrorFs {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        self.requests.count(Asked::Lseek);
         match self.seek(ino, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(errno(error)),
@@ -523,6 +562,7 @@ impl fuser::Filesystem for MirrorFs {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.requests.count(Asked::CopyFileRange);
         let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
         answer_write(reply, self.copy_range(plain(req), from, to, len));
     }

@@ -120,4 +120,7 @@ pub struct Report {
     pub pid: u32,
     /// `io_uring` or `threads`.
     pub io: String,
+    /// How often the kernel asked what since mount, by the request's name.
+    #[serde(default)]
+    pub requests: std::collections::BTreeMap<String, u64>,
 }

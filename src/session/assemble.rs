@@ -2,6 +2,7 @@
 //! Putting the house together: two roots, their stamps, two trees, a lane, the mirror, and what
 //! `status` says of them.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +16,7 @@ use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
 use crate::fs::MirrorFs;
+use crate::metrics::Requests;
 use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::{self, AttachError, Attached, Options};
@@ -109,7 +111,8 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         .spawn(move || settling.settle_times())
         .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))?;
     let fs = MirrorFs::new(source, mirror.clone(), nodes);
-    let keeper = Arc::new(Keeper::new(config, mirror, &attached, scan));
+    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests());
+    let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
 }
 
@@ -276,6 +279,7 @@ pub(super) struct Keeper {
     /// What does not change while mounted.
     frame: Report,
     mountpoint: String,
+    requests: Arc<Requests>,
 }
 
 impl Keeper {
@@ -284,6 +288,7 @@ impl Keeper {
         mirror: Arc<Mirror>,
         attached: &Attached,
         scan: Option<Scan>,
+        requests: Arc<Requests>,
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let frame = Report {
@@ -320,11 +325,13 @@ impl Keeper {
             mounted_since: clock::now().tv_sec,
             pid: std::process::id(),
             io: "threads".to_owned(),
+            requests: BTreeMap::new(),
         };
         Self {
             mirror,
             frame,
             mountpoint: text(&config.mountpoint.typed),
+            requests,
         }
     }
 
@@ -388,6 +395,7 @@ impl Controlled for Keeper {
         let (bytes, errors) = self.mirror.replica_counts();
         report.replicas[0].written_bytes = bytes;
         report.replicas[0].errors = errors;
+        report.requests = self.requests.by_name();
         if let Some(degraded) = &health.degraded {
             self.explain(&mut report, degraded);
         }
