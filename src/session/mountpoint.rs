@@ -129,6 +129,26 @@ impl Prepared {
 }
 
 impl Mounted {
+    /// Has the kernel hand over the dirty pages of mapped files, which no unmount will: files are
+    /// still open. On a thread of its own, since it is us who have to take them.
+    pub(super) fn write_back(&self, limit: Duration) {
+        let (done, finished) = crossbeam_channel::bounded(1);
+        let target = self.target.clone();
+        let sync = move || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let synced = rustix::fs::open(&target, flags, Mode::empty())
+                .and_then(|root| rustix::fs::syncfs(root));
+            drop(done.send(synced));
+        };
+        let started = std::thread::Builder::new()
+            .name("write-back".into())
+            .spawn(sync);
+        let answer = started.map(|_| finished.recv_timeout(limit));
+        if !matches!(answer, Ok(Ok(Ok(())))) {
+            tracing::warn!("what programs stored in mapped files may be lost");
+        }
+    }
+
     /// Unmounts: plainly, which fails while it is in use, or lazily, which hides it at once and
     /// ends it when the last user has gone.
     pub(super) fn unmount(&self, lazy: bool) -> Result<(), Unmount> {

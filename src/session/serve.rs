@@ -23,6 +23,9 @@ const EVENTS_MAX: usize = 16;
 /// How long after an unmount the kernel may take to let go; another mount namespace may hold on.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
+/// How long the kernel may take to hand over what programs have stored in mapped files.
+const WRITING_BACK: Duration = Duration::from_secs(30);
+
 /// What may happen to a mount.
 enum Event {
     /// The FUSE handshake is over.
@@ -258,6 +261,7 @@ impl Live {
             Ok(()) => return self.let_go(arriving),
             Err(Unmount::Busy) => {
                 tracing::warn!("files are still open in the mount; they are cut off");
+                self.mounted.write_back(WRITING_BACK);
             }
             Err(Unmount::Gone) => {}
             Err(Unmount::Failed(why)) => tracing::warn!("cannot unmount: {why}"),
