@@ -138,7 +138,8 @@ impl Mounted {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let synced = rustix::fs::open(&target, flags, Mode::empty())
                 .and_then(|root| rustix::fs::syncfs(root));
-            drop(done.send(synced));
+            // Whoever waited may have given up.
+            let _unheard = done.send(synced);
         };
         let started = std::thread::Builder::new()
             .name("write-back".into())
