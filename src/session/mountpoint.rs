@@ -136,8 +136,8 @@ impl Mounted {
         let target = self.target.clone();
         let sync = move || {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let synced = rustix::fs::open(&target, flags, Mode::empty())
-                .and_then(|root| rustix::fs::syncfs(root));
+            let synced =
+                rustix::fs::open(&target, flags, Mode::empty()).and_then(rustix::fs::syncfs);
             // Whoever waited may have given up.
             let _unheard = done.send(synced);
         };
