@@ -488,14 +488,15 @@ impl fuser::Filesystem for MirrorFs {
         match self.create_file(needs, parent, name, mode, flags) {
             Ok((node, stat)) => {
                 let attr = attributes(node.id, &stat);
-                // A handle without meaning: no RELEASE will come for it (06-facts, the trap).
-                reply.created(
-                    &TTL,
-                    &attr,
-                    Generation(0),
-                    FileHandle(0),
-                    FopenFlags::empty(),
-                );
+                // What is only written needs no page cache on the way (decision 2); mapping it is
+                // allowed all the same (DIRECT_IO_ALLOW_MMAP).
+                let how = if flags & libc::O_ACCMODE == libc::O_WRONLY {
+                    FopenFlags::FOPEN_DIRECT_IO
+                } else {
+                    FopenFlags::empty()
+                };
+                // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
+                reply.created(&TTL, &attr, Generation(0), FileHandle(0), how);
             }
             Err(error) => reply.error(errno(error)),
         }

@@ -80,7 +80,6 @@ fn per_operation() {
             ("getattr", N - 1),
             ("lookup", N),
             ("write", N),
-            ("getxattr", N),
         ],
     );
 

@@ -367,13 +367,18 @@ pub(crate) fn end_all_below(dir: &Path) {
     }
 }
 
-/// Whether a process runs (a zombie does not).
+/// Whether any thread of a process runs (a zombie does not).
 pub(crate) fn alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|s| {
-        !s.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" Z"))
+    // Every thread counts: the first can be a zombie while another still holds the trees' locks.
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat"));
+        stat.is_ok_and(|s| {
+            let state = s.rsplit(')').next().unwrap_or_default();
+            !state.starts_with(" Z") && !state.starts_with(" X")
+        })
     })
 }
 
