@@ -85,7 +85,7 @@ fn per_operation() {
 
     each(&dir, |path| drop(fs::metadata(path)));
     let stat = asked(&mount, || {
-        each(&dir, |path| drop(fs::metadata(path).expect("stat")));
+        each(&dir, |path| _ = fs::metadata(path).expect("stat"));
     });
     expect("stat, warm", &stat, &[]);
 
@@ -106,7 +106,7 @@ fn per_operation() {
     drop(fs::read_dir(&dir).map(Iterator::count));
     let list = asked(&mount, || {
         let entries = fs::read_dir(&dir).expect("readdir");
-        entries.for_each(|e| drop(e.expect("entry").metadata().expect("stat")));
+        entries.for_each(|e| _ = e.expect("entry").metadata().expect("stat"));
     });
     expect("ls -l, warm", &list, &[]);
 
@@ -137,7 +137,7 @@ fn per_operation() {
 
     let rename = asked(&mount, || {
         each(&dir, |path| {
-            fs::rename(path, path.with_extension("new")).expect("rename")
+            fs::rename(path, path.with_extension("new")).expect("rename");
         });
     });
     expect(
@@ -148,7 +148,7 @@ fn per_operation() {
 
     let unlink = asked(&mount, || {
         each(&dir, |path| {
-            fs::remove_file(path.with_extension("new")).expect("unlink")
+            fs::remove_file(path.with_extension("new")).expect("unlink");
         });
     });
     expect("unlink", &unlink, &[("unlink", N), ("getattr", N)]);
