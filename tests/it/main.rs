@@ -21,6 +21,7 @@ mod known_issues;
 mod limits;
 mod posix;
 mod random4;
+mod regress;
 mod semantics;
 mod support;
 mod workloads;
