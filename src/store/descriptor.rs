@@ -360,6 +360,27 @@ mod tests {
         drop(node);
     }
 
+    /// A whole write came and went while an fsync ran, after a sync of the whole file system: the
+    /// note of it was put back as one of the first epoch, which counts as synced since then. So
+    /// the descriptor could be closed, and the error of a failed writeback with it.
+    #[test]
+    fn a_write_during_an_fsync_stays_unsynced() {
+        let (ring, nodes, _old) = full(true);
+        ring.sync_once(|| -> Result<(), Errno> { Ok(()) })
+            .expect("sync");
+        let (_node, held) = add(&nodes, 99);
+        held.sync(|| -> Result<(), Errno> {
+            held.soil(&ring);
+            held.soil(&ring);
+            Ok(())
+        })
+        .expect("fsync");
+        assert!(
+            held.is_dirty(&ring),
+            "whether the fsync saw it, nobody knows"
+        );
+    }
+
     /// Pins are bounded, so that the ring can go on; each is given back.
     #[test]
     fn only_so_many_descriptors_can_be_pinned() {

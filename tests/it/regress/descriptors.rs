@@ -7,8 +7,9 @@ use std::path::Path;
 
 use crate::degrade::heals_only_by_adopting;
 use crate::support::mount::{TestMount, Wish};
+use crate::support::tamper::Tampered;
 use crate::support::{Work, together, wait_until};
-use crate::{need_product, need_programs};
+use crate::{need_product, need_programs, need_root};
 
 /// Makes a file and takes its name away while it is open. The daemon may be out of descriptors:
 /// then nothing has happened.
@@ -66,6 +67,46 @@ fn more_files_without_a_name_than_descriptors() {
         drop(nameless(&mount.mountpoint, 1000).expect("there is room"));
         mount.finish();
     }
+}
+
+/// A file without a name is closed: its place is given back on the primary, its descriptor on the
+/// replica is closed, and only then is its place given back there. Somebody who took the place on the
+/// primary in between was refused on the replica:
+///
+/// ```text
+///   A: close(f)                     a place on the primary                       one on the replica
+///   B: unlink(g)    refused                                 primary: done   replica: ENFILE
+/// ```
+///
+/// A healthy replica was given up. Closing takes its time here, as it does for a large file.
+#[test]
+fn a_place_given_back_on_one_copy_after_the_other() {
+    need_root!();
+    need_product!();
+    need_programs!("prlimit", "strace");
+    let mount = Wish::default().descriptors(128).mount();
+    let mut files = Vec::new();
+    while let Some(file) = nameless(&mount.mountpoint, files.len()) {
+        files.push(file);
+    }
+    let refused = mount.at(files.len().to_string());
+    let slowly = Tampered::slow(&mount, "close", true, 30_000);
+    for file in files.drain(..3) {
+        drop(file);
+        wait_until("a place", || match std::fs::remove_file(&refused) {
+            Ok(()) => true,
+            Err(e) => {
+                assert_eq!(e.raw_os_error(), Some(libc::ENFILE), "{e}");
+                false
+            }
+        });
+        assert_eq!(mount.status_json()["reason"].to_string(), "null");
+        std::fs::write(&refused, "again").expect("write");
+    }
+    drop(slowly);
+    drop(files);
+    assert_eq!(mount.state(), "in-sync");
+    mount.finish();
 }
 
 /// More dirty files than descriptors: none was closed, since each might still have to tell of a

@@ -98,6 +98,36 @@ fn fallocate_into_a_full_disk() {
     stays_together(small);
 }
 
+/// What the mount shows of a file is what the primary has, also after a call that failed half done:
+/// the kernel keeps the attributes it was told for ever, and is told nothing with an error.
+#[test]
+fn what_failed_half_way_is_shown() {
+    need_root!();
+    need_product!();
+    let small = small();
+    let mount = &small.mount;
+    let full = open(&mount.at("f"));
+    let answer = fallocate(&full, FallocateFlags::empty(), 0, 64 << 20);
+    assert_eq!(answer, Err(Errno::NOSPC));
+    fill(&mount.at("filler"));
+    let tool = open(&mount.at("tool"));
+    rustix::fs::chmod(mount.at("tool"), 0o6777.into()).expect("chmod");
+    let answer = user::with(ALICE, || tool.write_at(&[1; 4096], 8 << 20));
+    answer.expect_err("it is full");
+    mount.assert_equal();
+    let facts = |top: &Path, name: &str| {
+        let stat = top.join(name).metadata().expect("stat");
+        let mtime = (stat.mtime(), stat.mtime_nsec());
+        (stat.size(), stat.mode(), stat.blocks(), mtime)
+    };
+    for name in ["f", "tool"] {
+        let (seen, stored) = (facts(&mount.mountpoint, name), facts(&mount.primary, name));
+        assert_eq!(seen, stored, "{name}: size, mode, blocks, mtime");
+    }
+    drop((full, tool));
+    stays_together(small);
+}
+
 /// A plain user's write to a 6777 file on a full disk: the bits fall and the time moves although not
 /// a byte was written. The replica kept both, as it was not asked.
 #[test]
