@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use fuser::INodeNo;
 
 use super::MirrorFs;
+use crate::mirror::Outcome;
 use crate::store::op::{Action, Flags, Op};
 use crate::store::{Node, Scope};
 use crate::sys::creds::Needs;
@@ -66,19 +67,22 @@ impl MirrorFs {
             data,
             appending: open_flags & libc::O_APPEND != 0,
         };
-        let written = self
-            .mirror
-            .apply(&Op {
-                needs: Needs { fsetid, ..needs },
-                action,
-            })?
-            .written;
+        let needs = Needs { fsetid, ..needs };
+        let written = self.change(ino, &Op { needs, action })?.written;
         if open_flags & libc::O_SYNC == libc::O_SYNC {
             self.mirror.barrier(&node, Scope::Node)?;
         } else if open_flags & libc::O_DSYNC != 0 {
             self.mirror.barrier(&node, Scope::Data)?;
         }
         Ok(written)
+    }
+
+    /// Changes content. After a failure the kernel asks for the attributes again: an op that
+    /// failed half way may have changed them, and an error tells it nothing.
+    pub(super) fn change(&self, ino: INodeNo, op: &Op<'_>) -> Result<Outcome> {
+        self.mirror
+            .apply(op)
+            .inspect_err(|_| self.kernel.forget_attributes(ino))
     }
 
     pub(super) fn sync_node(&self, ino: INodeNo, data_only: bool) -> Result<()> {
@@ -102,12 +106,8 @@ impl MirrorFs {
             offset,
             length,
         };
-        self.mirror
-            .apply(&Op {
-                needs: clearing(needs, &node),
-                action,
-            })
-            .map(drop)
+        let needs = clearing(needs, &node);
+        self.change(ino, &Op { needs, action }).map(drop)
     }
 
     pub(super) fn copy_range(
@@ -126,8 +126,7 @@ impl MirrorFs {
             to_offset: to.1,
             length,
         };
-        self.mirror
-            .apply(&Op { needs, action })
+        self.change(to.0, &Op { needs, action })
             .map(|outcome| outcome.written)
     }
 

@@ -93,7 +93,7 @@ impl MirrorFs {
                 node: node.clone(),
                 size,
             };
-            self.mirror.apply(&Op { needs, action })?;
+            self.change(ino, &Op { needs, action })?;
         }
         let (atime, mtime) = change.times;
         let Change { mode, uid, gid, .. } = *change;

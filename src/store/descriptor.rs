@@ -79,14 +79,14 @@ impl Descriptor {
     ///
     /// # Errors
     /// What `sync` says; then nothing is.
-    pub fn sync<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    pub fn sync<E>(&self, ring: &Ring, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let writes = self.writes.load(Ordering::Acquire);
-        let dirty = self.dirty.load(Ordering::Acquire);
         sync()?;
         self.dirty.store(0, Ordering::Release);
         if self.writes.load(Ordering::Acquire) != writes {
             // One came meanwhile; whether the sync saw it, nobody knows.
-            self.dirty.store(dirty.max(1), Ordering::Release);
+            let epoch = ring.epoch.load(Ordering::Acquire);
+            self.dirty.store(epoch, Ordering::Release);
         }
         Ok(())
     }
@@ -260,5 +260,137 @@ pub struct Pin(Arc<AtomicUsize>);
 impl Drop for Pin {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::Nodes;
+    use super::super::{Name, Stat};
+    use super::*;
+    use crate::sys::Errno;
+
+    fn fd() -> OwnedFd {
+        let (flags, mode) = (rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+        rustix::fs::open(c"/dev/null", flags, mode).expect("open")
+    }
+
+    /// A ring as full as it may be, and the nodes in it, each with a descriptor that nobody uses.
+    fn full(dirty: bool) -> (Ring, Nodes, Vec<Arc<Node>>) {
+        let ring = Ring::new(Side::Primary, 0);
+        let nodes = Nodes::new(&Stat::of(fd().as_fd()).expect("statx"));
+        let mut all = Vec::new();
+        for _ in 0..ring.limit {
+            let (node, open) = add(&nodes, all.len());
+            if dirty {
+                open.soil(&ring);
+            }
+            open.hot.store(false, Ordering::Relaxed);
+            drop(open);
+            assert_eq!(ring.insert(&node), Room::Made);
+            all.push(node);
+        }
+        (ring, nodes, all)
+    }
+
+    fn add(nodes: &Nodes, n: usize) -> (Arc<Node>, Arc<Descriptor>) {
+        let mut stat = Stat::of(fd().as_fd()).expect("statx");
+        stat.ident.ino = 1000 + n as u64;
+        let name = Name::new(n.to_string()).expect("a name");
+        let node = nodes.remember(&stat, nodes.root(), &name);
+        let open = Arc::new(Descriptor::new(fd(), Access::Write));
+        node.place(Side::Primary).open = Some(open.clone());
+        (node, open)
+    }
+
+    fn open(nodes: &[Arc<Node>]) -> usize {
+        let is_open = |node: &&Arc<Node>| node.place(Side::Primary).open.is_some();
+        nodes.iter().filter(is_open).count()
+    }
+
+    /// All were unsynced but the one just opened, for a write to come: it was closed, and the ring
+    /// said that there was room. So a full ring never synced, and the write was not accounted for.
+    #[test]
+    fn a_ring_full_of_unsynced_descriptors_asks_for_a_sync() {
+        let (ring, nodes, old) = full(true);
+        let (fresh, held) = add(&nodes, old.len());
+        assert_eq!(ring.insert(&fresh), Room::NeedsSync);
+        assert_eq!(open(&old), old.len(), "unsynced ones stay");
+        let place = fresh.place(Side::Primary).open.clone();
+        assert!(
+            place.is_some_and(|open| Arc::ptr_eq(&open, &held)),
+            "it was closed"
+        );
+        held.soil(&ring);
+        let syncs = AtomicUsize::new(0);
+        let sync = || -> Result<(), Errno> {
+            syncs.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        ring.sync_once(sync).expect("sync");
+        assert_eq!(ring.make_room(), Room::Made);
+        assert_eq!((syncs.into_inner(), open(&old)), (1, old.len() - 1));
+        assert!(fresh.place(Side::Primary).open.is_some(), "it is in use");
+    }
+
+    /// Descriptors that carry nothing are closed without a sync.
+    #[test]
+    fn a_ring_full_of_synced_descriptors_closes_one() {
+        let (ring, nodes, old) = full(false);
+        let (fresh, _held) = add(&nodes, old.len());
+        assert_eq!(ring.insert(&fresh), Room::Made);
+        assert_eq!(open(&old), old.len() - 1);
+        assert!(fresh.place(Side::Primary).open.is_some());
+    }
+
+    /// A write that comes while a sync of the whole file system runs is not covered by it.
+    #[test]
+    fn a_write_during_a_sync_stays_unsynced() {
+        let (ring, nodes, _old) = full(true);
+        let (node, held) = add(&nodes, 99);
+        ring.sync_once(|| -> Result<(), Errno> {
+            held.soil(&ring);
+            Ok(())
+        })
+        .expect("sync");
+        assert!(held.is_dirty(&ring));
+        held.sync(&ring, || -> Result<(), Errno> { Ok(()) })
+            .expect("fsync");
+        assert!(!held.is_dirty(&ring), "nothing came meanwhile");
+        drop(node);
+    }
+
+    /// A whole write came and went while an fsync ran, after a sync of the whole file system: the
+    /// note of it was put back as one of the first epoch, which counts as synced since then. So
+    /// the descriptor could be closed, and the error of a failed writeback with it.
+    #[test]
+    fn a_write_during_an_fsync_stays_unsynced() {
+        let (ring, nodes, _old) = full(true);
+        ring.sync_once(|| -> Result<(), Errno> { Ok(()) })
+            .expect("sync");
+        let (_node, held) = add(&nodes, 99);
+        held.sync(&ring, || -> Result<(), Errno> {
+            held.soil(&ring);
+            held.soil(&ring);
+            Ok(())
+        })
+        .expect("fsync");
+        assert!(
+            held.is_dirty(&ring),
+            "whether the fsync saw it, nobody knows"
+        );
+    }
+
+    /// Pins are bounded, so that the ring can go on; each is given back.
+    #[test]
+    fn only_so_many_descriptors_can_be_pinned() {
+        let ring = Ring::new(Side::Primary, 3 * ROOM_MIN);
+        let mut pins = Vec::new();
+        while ring.can_pin() {
+            pins.push(ring.pin());
+        }
+        assert_eq!(pins.len(), 2 * ROOM_MIN);
+        pins.pop();
+        assert!(ring.can_pin());
     }
 }

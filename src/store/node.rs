@@ -303,8 +303,10 @@ impl Nodes {
             node.lookups.fetch_add(1, Ordering::Relaxed);
             node.clone()
         };
-        node.set_id
-            .store(stat.mode & 0o6000 != 0, Ordering::Relaxed);
+        if stat.mode & 0o6000 != 0 {
+            // Never taken back here: what was seen may be older than a chmod under way.
+            node.set_id.store(true, Ordering::Release);
+        }
         node.add_link(Side::Primary, parent, name);
         if !self.left.load(Ordering::Acquire) {
             node.add_link(Side::Replica, parent, name);
@@ -462,5 +464,23 @@ mod tests {
         assert!(one.id >= FIRST_OWN_ID && two.id > one.id);
         let again = nodes.remember(&stat(8, 256, true), &root, &name("subvolume"));
         assert!(Arc::ptr_eq(&one, &again));
+    }
+
+    /// A listing looked at a file, somebody set its set-user-ID bit, and the listing's older look
+    /// arrived later: "no set-id bits", and a plain user's write left them in place.
+    #[test]
+    fn an_older_look_does_not_take_away_what_is_known_of_set_id_bits() {
+        let nodes = Nodes::new(&stat(7, 2, true));
+        let root = nodes.root().clone();
+        let older = stat(7, 12, false);
+        let node = nodes.remember(&older, &root, &name("f"));
+        assert!(!node.set_id.load(Ordering::Acquire));
+        // As `fs` does before a chmod.
+        node.set_id.store(true, Ordering::Release);
+        drop(nodes.remember(&older, &root, &name("f")));
+        assert!(
+            node.set_id.load(Ordering::Acquire),
+            "never false when it has them"
+        );
     }
 }

@@ -456,4 +456,81 @@ mod tests {
         merge(&mut claims);
         assert_eq!(claims.as_slice(), [data(1, 0, 30), data(2, 0, 0)]);
     }
+
+    /// A rename inside one directory claimed two names of it, a copy within one file two ranges, one
+    /// after the other. An op that claimed the whole of it in between waited for the first, and was
+    /// waited for by the second:
+    ///
+    /// ```text
+    ///   A: [x, y] of d   holds x                            waits for y, behind B
+    ///   B: [all] of d              waits for x
+    /// ```
+    #[test]
+    fn one_claim_on_each_aspect_of_a_node() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let (flags, mode) = (rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+        let fd = rustix::fs::open(tmp.path(), flags, mode).expect("open");
+        let mut stat = super::super::Stat::of(std::os::fd::AsFd::as_fd(&fd)).expect("statx");
+        let nodes = super::super::Nodes::new(&stat);
+        let name = |text: &str| Name::new(text).expect("a name");
+        let mut node = |text: &str| {
+            stat.ident.ino += 1;
+            nodes.remember(&stat, nodes.root(), &name(text))
+        };
+        let all = [node("a"), node("b"), node("c")];
+        let mut actions = Vec::new();
+        // Every way to name one node twice.
+        for (from, to) in [(0, 0), (0, 1), (1, 0)] {
+            for (moved, victim) in [(1, 2), (2, 1), (0, 1), (1, 0), (2, 2)] {
+                for flags in [0, EXCHANGE] {
+                    actions.push(Action::Rename {
+                        from: (all[from].clone(), name("x")),
+                        to: (all[to].clone(), name("y")),
+                        flags,
+                        moved: Some(all[moved].clone()),
+                        victim: Some(all[victim].clone()),
+                    });
+                }
+            }
+            for (from_offset, to_offset) in [(0, 1 << 20), (1 << 20, 0), (0, 10), (7, 7)] {
+                actions.push(Action::CopyRange {
+                    from: all[from].clone(),
+                    from_offset,
+                    to: all[to].clone(),
+                    to_offset,
+                    length: 4096,
+                });
+            }
+            let (node, parent, victim) = (all[from].clone(), all[to].clone(), all[from].clone());
+            let name = name("x");
+            actions.push(Action::Link {
+                node,
+                parent: parent.clone(),
+                name: name.clone(),
+            });
+            actions.push(Action::Rmdir {
+                parent,
+                name,
+                victim: Some(victim),
+            });
+        }
+        for action in actions {
+            let needs = Needs {
+                fsetid: false,
+                ..Needs::DAEMON
+            };
+            let op = Op { needs, action };
+            let claims = op.claims();
+            let places: Vec<_> = claims
+                .iter()
+                .map(|claim| (claim.node, claim.aspect))
+                .collect();
+            // Strictly ascending: one order common to all, and each place once.
+            assert!(
+                places.is_sorted_by(|a, b| a < b),
+                "{:?} of {op:?}",
+                claims.as_slice()
+            );
+        }
+    }
 }

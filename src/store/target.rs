@@ -213,7 +213,7 @@ impl Target for Tree {
                 Scope::Node => rustix::fs::fsync(object.as_fd()),
             })
         };
-        object.sync(sync).inspect_err(|errno| {
+        object.sync(&self.ring, sync).inspect_err(|errno| {
             if self.side == Side::Primary {
                 node.keep_sync_error(*errno);
             }

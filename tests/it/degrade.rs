@@ -88,7 +88,7 @@ fn says_degraded(mount: &TestMount, errno: &[&str]) {
 
 /// Unmounts; the next mount refuses, names --adopt; -o degraded works; --adopt heals.
 #[track_caller]
-fn heals_only_by_adopting(mut mount: TestMount) {
+pub(crate) fn heals_only_by_adopting(mut mount: TestMount) {
     mount.try_mount(&[]).code(32).says("--adopt");
     mount.try_mount(&["-o", "degraded"]).ok();
     assert_eq!(mount.state(), "degraded", "mounting is not comparing");

@@ -21,6 +21,7 @@ mod known_issues;
 mod limits;
 mod posix;
 mod random4;
+mod regress;
 mod requests;
 mod semantics;
 mod support;

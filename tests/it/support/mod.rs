@@ -9,6 +9,7 @@ pub(crate) mod mount;
 pub(crate) mod rng;
 pub(crate) mod run;
 pub(crate) mod sys;
+pub(crate) mod tamper;
 pub(crate) mod user;
 
 use std::fmt::Display;
@@ -37,6 +38,22 @@ pub(crate) fn wait_until(what: impl Display, mut condition: impl FnMut() -> bool
     while !condition() {
         assert!(Instant::now() < until, "waited in vain: {what}");
         breathe();
+    }
+}
+
+/// One body of work for [`together`].
+pub(crate) type Work = Box<dyn FnOnce() + Send>;
+
+/// Runs each body in a thread of its own. A deadlock fails the test instead of hanging it: when
+/// they are not all done in time this panics, and what holds them ends with the mount.
+#[track_caller]
+pub(crate) fn together(what: &str, work: Vec<Work>) {
+    let threads: Vec<_> = work.into_iter().map(std::thread::spawn).collect();
+    wait_until(what, || threads.iter().all(|thread| thread.is_finished()));
+    for thread in threads {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -273,7 +273,17 @@ impl TestMount {
         if native() {
             run(Command::new("umount").arg(&self.mountpoint)).ok();
         } else {
-            self.product("umount", &[]).ok();
+            // Another story that starts a program this moment has our files open in the child, until
+            // it has become that program.
+            let until = Instant::now() + Duration::from_secs(5);
+            let ran = loop {
+                let ran = self.product("umount", &[]);
+                if !ran.err.contains("it is busy") || Instant::now() > until {
+                    break ran;
+                }
+                super::breathe();
+            };
+            ran.ok();
             let pid = self.pid.take().expect("mounted");
             assert!(
                 !alive(pid),
