@@ -95,6 +95,9 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         Refusal::refused(format!("the primary cannot be read: {}.", Named(errno)))
     })?;
     let nodes = Arc::new(Nodes::new(&root));
+    if !open {
+        nodes.leave(Side::Replica);
+    }
     let source: Arc<dyn Source> = primary.clone();
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
