@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -59,6 +60,11 @@ impl Drop for Tampered {
         // Gently, so that it detaches. Failing means that it has ended already.
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a pid"), Signal::TERM).ok();
-        wait_until("strace's end", || child.try_wait().expect("wait").is_some());
+        // strace sometimes waits for ever for a daemon that was killed at the same time; then it
+        // is killed, too.
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && child.try_wait().expect("wait").is_none() {
+            super::breathe();
+        }
     }
 }
