@@ -170,10 +170,17 @@ impl Mirror {
         if !*gate || (self.policy == OnReplicaError::Fail && !self.lane.is_open()) {
             return Err(Errno::IO);
         }
-        let _turn = self.order.enter(&op.claims());
+        let turn = self.order.enter(&op.claims());
         let done = self.primary.apply(op);
         self.mind_background();
-        let mut applied = done.inspect_err(|errno| self.failed(op, *errno))?;
+        let mut applied = match done {
+            Ok(applied) => applied,
+            Err(errno) => {
+                drop(turn);
+                self.failed(op, errno);
+                return Err(errno);
+            }
+        };
         let node = self.remember(op, &mut applied);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
@@ -337,6 +344,8 @@ impl Mirror {
             return;
         };
         self.times.touch(node);
+        // The whole file: a write at its end that reached one copy only would look like a leftover.
+        let _turn = self.order.enter(&Claim::whole(node));
         let conformed = match self.source.stat(node) {
             Ok(stat) => self.lane.conform(node, &stat),
             Err(errno) => Err(Fault {

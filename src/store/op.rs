@@ -187,6 +187,12 @@ impl Claim {
         }
     }
 
+    /// Attributes and content of `node`, all of it.
+    #[must_use]
+    pub fn whole(node: &Node) -> Claims {
+        smallvec::smallvec![Self::attributes(node), Self::data(node, 0, u64::MAX)]
+    }
+
     fn data(node: &Node, start: u64, length: u64) -> Self {
         let last = start.saturating_add(length.max(1) - 1);
         Self {
