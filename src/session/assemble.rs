@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -32,6 +33,8 @@ use crate::sys::{Errno, clock, creds};
 
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
 const SPARE_DESCRIPTORS: u64 = 32;
+/// How long a daemon that is ending may keep us from its trees.
+const ENDING: Duration = Duration::from_secs(5);
 /// Differences listed on the terminal; the rest are counted.
 const LISTED_MAX: usize = 1000;
 
@@ -159,6 +162,7 @@ fn attach_roots(
     let options = Options {
         asked,
         metadata_loss: config.metadata_loss,
+        patience: ENDING,
         how,
     };
     let stderr = std::io::stderr();

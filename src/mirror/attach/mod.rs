@@ -9,6 +9,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -50,6 +51,8 @@ pub struct Options {
     pub asked: Asked,
     /// `--metadata-loss=`
     pub metadata_loss: MetadataLoss,
+    /// How long to wait for a daemon that is ending and still holds a root.
+    pub patience: Duration,
     /// Limits and the stop switch; `repair`, `quick` and `ignore` are set here as needed.
     pub how: How,
 }
@@ -92,10 +95,11 @@ pub fn attach(
     progress: &mut dyn FnMut(Phase, &Progress),
 ) -> Result<Attached, AttachError> {
     let say = Say { typed };
-    let primary_lock = Lock::take(primary).map_err(|errno| in_use(say, Copy::Primary, errno))?;
+    let primary_lock =
+        Lock::take(primary, options.patience).map_err(|errno| in_use(say, Copy::Primary, errno))?;
     let mut taken = None;
     let replica_lock = replica.and_then(|fd| {
-        Lock::take(fd).inspect_err(|&errno| {
+        Lock::take(fd, options.patience).inspect_err(|&errno| {
             if errno == Errno::WOULDBLOCK {
                 taken = Some(in_use(say, Copy::Replica, errno));
             }

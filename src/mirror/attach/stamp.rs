@@ -7,6 +7,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
 
@@ -196,11 +197,18 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock, or says that another daemon has it.
     ///
+    /// A daemon whose mount is gone holds it until it has stamped both copies: whoever unmounts
+    /// and mounts again finds it still there, so it is waited for, `patience` at most.
+    ///
     /// # Errors
     /// `EWOULDBLOCK` when it is taken. A file system without locks is tolerated.
-    pub fn take(root: BorrowedFd<'_>) -> Result<Self> {
+    pub fn take(root: BorrowedFd<'_>, patience: Duration) -> Result<Self> {
         let fd = walk::reopen(root)?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        let taken = match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if !patience.is_zero() => wait_for_lock(&fd, patience),
+            taken => taken,
+        };
+        match taken {
             // NFS wants a descriptor open for writing, which no directory has.
             Ok(())
             | Err(Errno::BADF | Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS | Errno::INVAL) => {
@@ -215,6 +223,25 @@ impl Lock {
     pub fn root(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Waits for a lock on a thread of its own, which stays behind when it takes too long: nothing ends
+/// `flock` early, and the process that is refused ends soon.
+fn wait_for_lock(fd: &OwnedFd, patience: Duration) -> Result<()> {
+    // A duplicate has the same description, and with it the same lock.
+    let same = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+    let (taken, told) = crossbeam_channel::bounded(1);
+    let wait = move || {
+        let done = rustix::fs::flock(&same, FlockOperation::LockExclusive);
+        // Whoever asked may have given up.
+        let _unheard = taken.send(done);
+    };
+    let thread = std::thread::Builder::new().name("lock".to_owned());
+    if thread.spawn(wait).is_err() {
+        return Err(Errno::WOULDBLOCK);
+    }
+    told.recv_timeout(patience)
+        .unwrap_or(Err(Errno::WOULDBLOCK))
 }
 
 #[cfg(test)]
@@ -307,12 +334,12 @@ mod tests {
     #[test]
     fn a_second_lock_is_refused_until_the_first_is_gone() {
         let (_dir, fd) = root();
-        let lock = Lock::take(fd.as_fd()).expect("lock");
+        let lock = Lock::take(fd.as_fd(), Duration::ZERO).expect("lock");
         assert_eq!(
-            Lock::take(fd.as_fd()).expect_err("taken"),
+            Lock::take(fd.as_fd(), Duration::ZERO).expect_err("taken"),
             Errno::WOULDBLOCK
         );
         drop(lock);
-        Lock::take(fd.as_fd()).expect("free again");
+        Lock::take(fd.as_fd(), Duration::ZERO).expect("free again");
     }
 }
