@@ -240,3 +240,25 @@ fn an_ordinary_user() {
     assert_eq!(mount.state(), "in-sync");
     mount.finish();
 }
+
+/// umount(8) returns before the daemon has made both copies durable and stamped them; whoever mounts
+/// again in the same breath was told that the trees are in use.
+#[test]
+fn unmounted_and_mounted_in_one_breath() {
+    need_root!();
+    need_product!();
+    let mut mount = TestMount::new();
+    for round in 0..5 {
+        let pid = mount.pid();
+        std::fs::write(mount.at(format!("f{round}")), vec![1; 8 << 20]).expect("write");
+        let plain = std::process::Command::new("umount")
+            .arg(&mount.mountpoint)
+            .status();
+        assert!(plain.expect("umount").success());
+        mount.ended();
+        mount.mount();
+        assert_ne!(mount.pid(), pid);
+        assert_eq!(mount.state(), "in-sync");
+    }
+    mount.finish();
+}
