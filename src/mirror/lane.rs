@@ -101,14 +101,11 @@ impl Lane {
                 to,
                 to_offset,
                 ..
-            } => self
-                .copy_range(op, from, *from_offset, to, *to_offset, primary.written)
-                .inspect(|()| self.note_written(primary.written)),
+            } => self.copy_range(op, from, *from_offset, to, *to_offset, primary.written),
             _ => self
                 .target
                 .apply(op)
-                .map(Some)
-                .and_then(|applied| self.adopt(primary, applied.unwrap_or_default(), node)),
+                .and_then(|applied| self.adopt(primary, applied, node)),
         };
         let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
         match done {
@@ -151,11 +148,6 @@ impl Lane {
         self.target.set_times(node, times.0, times.1)
     }
 
-    fn note_written(&self, bytes: usize) {
-        self.written_bytes
-            .fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
     /// Writes all of `data`: what the primary took in one call, the replica takes in as many as
     /// it needs.
     fn write(
@@ -166,24 +158,12 @@ impl Lane {
         data: &[u8],
         appending: bool,
     ) -> Result<()> {
-        let mut done = 0;
-        while done < data.len() {
-            let part = Op {
-                needs: op.needs,
-                action: Action::Write {
-                    node: node.clone(),
-                    offset: offset + done as u64,
-                    data: &data[done..],
-                    appending,
-                },
-            };
-            match self.target.apply(&part)?.written {
-                0 => return Err(Errno::IO),
-                n => done += n,
-            }
-        }
-        self.note_written(done);
-        Ok(())
+        self.fully(op, data.len(), |done| Action::Write {
+            node: node.clone(),
+            offset: offset + done as u64,
+            data: &data[done..],
+            appending,
+        })
     }
 
     /// Copies exactly `length` bytes within the replica.
@@ -196,23 +176,34 @@ impl Lane {
         to_offset: u64,
         length: usize,
     ) -> Result<()> {
+        self.fully(op, length, |done| Action::CopyRange {
+            from: from.clone(),
+            from_offset: from_offset + done as u64,
+            to: to.clone(),
+            to_offset: to_offset + done as u64,
+            length: (length - done) as u64,
+        })
+    }
+
+    /// Carries out the part of `op` that is left after `done` bytes until all `length` are done.
+    fn fully<'a>(
+        &self,
+        op: &Op<'_>,
+        length: usize,
+        rest: impl Fn(usize) -> Action<'a>,
+    ) -> Result<()> {
         let mut done = 0;
         while done < length {
             let part = Op {
                 needs: op.needs,
-                action: Action::CopyRange {
-                    from: from.clone(),
-                    from_offset: from_offset + done as u64,
-                    to: to.clone(),
-                    to_offset: to_offset + done as u64,
-                    length: (length - done) as u64,
-                },
+                action: rest(done),
             };
             match self.target.apply(&part)?.written {
                 0 => return Err(Errno::IO),
                 n => done += n,
             }
         }
+        self.written_bytes.fetch_add(done as u64, Ordering::Relaxed);
         Ok(())
     }
 

@@ -497,12 +497,6 @@ impl Mirror {
         self.health.lock().clone()
     }
 
-    /// Whether the replica receives every op.
-    #[must_use]
-    pub fn is_replicating(&self) -> bool {
-        self.lane.is_open()
-    }
-
     /// Bytes written to the primary, and errors it gave.
     #[must_use]
     pub fn primary_counts(&self) -> (u64, u64) {

@@ -86,16 +86,4 @@ impl Times {
         }
         std::mem::take(&mut waiting.nodes)
     }
-
-    /// How many nodes wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.waiting.lock().nodes.len()
-    }
-
-    /// Whether every time is final.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }

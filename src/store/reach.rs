@@ -14,18 +14,13 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::descriptor::{Access, Descriptor, Room};
 use super::node::{Link, Node, ROOT_ID, Side};
+use super::walk::BENEATH;
 use super::{Name, Stat, Tree};
 use crate::sys::{Errno, Result};
-
-/// How every name is resolved.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
 
 impl Tree {
     /// A descriptor of `node` that allows at least `access`.

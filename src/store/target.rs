@@ -18,6 +18,7 @@ use rustix::time::Timespec;
 use super::descriptor::{Access, Descriptor};
 use super::node::{Node, Side};
 use super::op::{Action, Flags, Op};
+use super::walk::LOCKS;
 use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
 use crate::sys::{self, Errno, Result};
 
@@ -234,8 +235,6 @@ impl Tree {
     /// Sets times that an append-only or immutable object refuses to take (`chattr +a`, `+i`): an
     /// append moved them on the primary all the same.
     fn set_times_of_locked(&self, node: &Arc<Node>, times: &Timestamps) -> Result<()> {
-        /// `FS_IMMUTABLE_FL | FS_APPEND_FL` of include/uapi/linux/fs.h.
-        const LOCKS: u32 = 0x30;
         let object = self.open(node, Access::Read)?;
         let fd = object.as_fd();
         let flags = sys::at::get_flags(fd)?;

@@ -23,10 +23,10 @@ use crate::sys::{self, Errno, Result};
 /// `RWF_DONTCACHE` of include/uapi/linux/fs.h, which rustix does not name yet.
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
-/// Names at the root that belong to mirrorfs and are not part of the mirrored tree.
-pub const OWN_FILES: [&CStr; 2] = [c".mirrorfs-stamp", c".mirrorfs-stamp.new"];
-/// Extended attributes of the root that belong to mirrorfs.
+/// The stamp as an extended attribute of the root: root's, and an ordinary user's.
 pub const OWN_XATTRS: [&CStr; 2] = [c"trusted.mirrorfs.stamp", c"user.mirrorfs.stamp"];
+/// The stamp as a file at the root, and its next version: no part of the mirrored tree.
+pub const OWN_FILES: [&CStr; 2] = [c".mirrorfs-stamp", c".mirrorfs-stamp.new"];
 
 /// One directory tree.
 #[derive(Debug)]

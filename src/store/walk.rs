@@ -21,7 +21,8 @@ pub const KEPT: usize = 64;
 /// `FS_IMMUTABLE_FL | FS_APPEND_FL`: what keeps even root from changing an object.
 pub const LOCKS: u32 = 0x30;
 
-const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+/// How every name is resolved: never out of its directory, never through a link or a mount.
+pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
@@ -37,7 +38,7 @@ pub fn open(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: u32) -> Resul
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut left = ATTEMPTS;
     loop {
-        match rustix::fs::openat2(dir, name, flags, Mode::from(mode), RESOLVE) {
+        match rustix::fs::openat2(dir, name, flags, Mode::from(mode), BENEATH) {
             Err(Errno::AGAIN | Errno::INTR) if left > 0 => left -= 1,
             done => return done,
         }

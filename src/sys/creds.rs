@@ -11,7 +11,7 @@
 
 use std::cell::Cell;
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::Mode;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet};
 
 use super::Result;
@@ -42,6 +42,8 @@ struct Worn {
     gid: u32,
     umask: u32,
     caps: Caps,
+    /// What [`privileged`] said when the thread began: no request asks again.
+    privileged: bool,
 }
 
 /// The capabilities that come and go.
@@ -127,8 +129,9 @@ pub fn wear(needs: Needs) -> Result<()> {
             fsetid: needs.fsetid,
             resource: needs.caller.uid == 0,
         },
+        ..now
     };
-    if !privileged() {
+    if !now.privileged {
         want = Worn {
             umask: want.umask,
             ..now
@@ -169,8 +172,9 @@ fn first_time() -> Result<Worn> {
             fsetid: true,
             resource: true,
         },
+        privileged: privileged(),
     };
-    if !privileged() {
+    if !worn.privileged {
         return Ok(worn);
     }
     set_fsid(libc::SYS_setfsgid, 0)?;
@@ -211,10 +215,4 @@ pub fn in_group(caller: Caller, gid: u32) -> bool {
     text.lines()
         .find_map(|line| line.strip_prefix("Groups:"))
         .is_some_and(|groups| groups.split_whitespace().any(|g| g.parse() == Ok(gid)))
-}
-
-/// The ids this process runs under: what an ordinary user's mount gives every new object.
-#[must_use]
-pub fn own_ids() -> (Uid, Gid) {
-    (rustix::process::geteuid(), rustix::process::getegid())
 }

@@ -14,26 +14,28 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
 use crate::mirror::attach::identity::{ReadError, Role, Stamp};
 use crate::store::name::Name;
 use crate::store::stat::Stat;
+use crate::store::tree::{OWN_FILES, OWN_XATTRS};
 use crate::store::walk;
 use crate::sys::{Errno, Result, at, creds};
 
-const TRUSTED: &CStr = c"trusted.mirrorfs.stamp";
-const USER: &CStr = c"user.mirrorfs.stamp";
-const FILE: &CStr = c".mirrorfs-stamp";
-const TEMPORARY: &CStr = c".mirrorfs-stamp.new";
+// A tree hides all four from its mount, so it is the tree that knows them.
+const TRUSTED: &CStr = OWN_XATTRS[0];
+const USER: &CStr = OWN_XATTRS[1];
+const FILE: &CStr = OWN_FILES[0];
+const TEMPORARY: &CStr = OWN_FILES[1];
 /// No stamp we write is anywhere near this.
 const SIZE_MAX: usize = 64 * 1024;
 
 /// Whether a name in a root is the stamp's: never listed, compared, copied or removed.
 #[must_use]
 pub fn is_ours(name: &Name) -> bool {
-    matches!(name.as_c_str(), c_name if c_name == FILE || c_name == TEMPORARY)
+    OWN_FILES.contains(&name.as_c_str())
 }
 
 /// Whether an xattr of a root is the stamp's: hidden from the mount.
 #[must_use]
 pub fn is_our_xattr(name: &CStr) -> bool {
-    name == TRUSTED || name == USER
+    OWN_XATTRS.contains(&name)
 }
 
 /// The stamp of a root, if it has one.
