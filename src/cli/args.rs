@@ -68,7 +68,7 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     #[arg(help_heading = "Replication")]
     pub(super) replica: Vec<PathBuf>,
-    /// sync: a write returns when both copies have it [default: sync]
+    /// sync: a write returns when both copies have it; async: when the primary has [default: sync]
     #[arg(long, value_name = "MODE", help_heading = "Replication")]
     pub(super) mode: Option<ModeWord>,
     /// degrade: keep serving; fail: EIO to the application [default: degrade]

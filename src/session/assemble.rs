@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::MountConfig;
+use super::config::{Fsync, Mode as When, MountConfig};
 use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
@@ -298,13 +298,18 @@ impl Keeper {
         requests: Arc<Requests>,
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
+        let ahead = config.mode == When::Async;
+        let fsync = match config.fsync {
+            Fsync::Both => "both",
+            Fsync::Primary => "primary",
+        };
         let frame = Report {
             mirror: text(&config.mountpoint.path),
             id: attached.id.to_string(),
             state: MirrorState::InSync,
-            mode: "sync".to_owned(),
-            fsync: None,
-            max_lag_bytes: None,
+            mode: if ahead { "async" } else { "sync" }.to_owned(),
+            fsync: ahead.then(|| fsync.to_owned()),
+            max_lag_bytes: ahead.then_some(config.max_lag),
             epoch: attached.epoch(),
             epoch_before: None,
             reason: None,
