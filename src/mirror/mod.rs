@@ -12,11 +12,13 @@ pub mod attach;
 pub mod failure;
 pub mod lane;
 pub mod order;
+pub mod replica;
 pub mod report;
 pub mod resync;
 pub mod settle;
 pub mod state;
 pub mod times;
+pub mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -31,10 +33,12 @@ use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
 use failure::Named;
-use lane::{Fault, Lane};
+use lane::{Lane, Place};
 use order::Order;
+use replica::{Done, Fault};
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
+use window::Lag;
 
 /// Where the state of the mirror is kept across mounts: the stamps on both roots.
 pub trait Record: Send + Sync {
@@ -104,6 +108,8 @@ pub struct Parts {
     pub record: Arc<dyn Record>,
     /// What the application hears of a failing replica.
     pub policy: OnReplicaError,
+    /// Whether fsync waits for the replica too.
+    pub sync_both: bool,
     /// Epoch, and why the replica is missing if it is from the start.
     pub health: Health,
 }
@@ -116,6 +122,7 @@ pub struct Mirror {
     nodes: Arc<Nodes>,
     record: Arc<dyn Record>,
     policy: OnReplicaError,
+    sync_both: bool,
     order: Order,
     times: Times,
     health: Mutex<Health>,
@@ -150,6 +157,7 @@ impl Mirror {
             nodes: parts.nodes,
             record: parts.record,
             policy: parts.policy,
+            sync_both: parts.sync_both,
             order: Order::default(),
             times: Times::default(),
             health: Mutex::new(parts.health),
@@ -171,11 +179,17 @@ impl Mirror {
             return Err(Errno::IO);
         }
         let turn = self.order.enter(&op.claims());
+        let place = self.lane.reserve(op.data.len());
+        let place = place.unwrap_or_else(|fault| {
+            self.fail(fault);
+            Place::default()
+        });
         let done = self.primary.apply(op);
         self.mind_background();
         let mut applied = match done {
             Ok(applied) => applied,
             Err(errno) => {
+                drop(place);
                 drop(turn);
                 self.failed(op, errno);
                 return Err(errno);
@@ -184,13 +198,16 @@ impl Mirror {
         let node = self.remember(op, &mut applied);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
-        let carried = self.carry(op, &applied, node.as_ref());
-        let id = node.as_ref().map(|node| node.id);
-        let made = node.zip(applied.made.map(|made| made.stat));
-        let outcome = Outcome {
+        let done = Done {
             written: applied.written,
-            made,
+            made: node.zip(applied.made.map(|made| made.stat)),
         };
+        let carried = self.carry(op, done.clone(), place);
+        let outcome = Outcome {
+            written: done.written,
+            made: done.made,
+        };
+        let id = outcome.made.as_ref().map(|(node, _)| node.id);
         settle(Ok(outcome), carried, self.policy).inspect_err(|_| {
             // Nobody hears of the node, so nobody will forget it.
             id.into_iter().for_each(|id| self.nodes.forget(id, 1));
@@ -230,11 +247,11 @@ impl Mirror {
     }
 
     /// Brings the replica along, and notes whose times are to follow.
-    fn carry(&self, op: &Op<'_>, applied: &Applied, node: Option<&Arc<Node>>) -> Carried {
+    fn carry(&self, op: &Op<'_>, done: Done, place: Place<'_>) -> Carried {
         if !self.lane.is_open() {
             return self.on_record();
         }
-        let carried = match self.lane.carry(op, applied, node) {
+        let carried = match self.lane.carry(op, done, place) {
             Ok(()) => Carried::Done,
             Err(fault) => return self.fail(fault),
         };
@@ -283,7 +300,7 @@ impl Mirror {
         let recorded = worn.and_then(|()| self.record.degraded(&fault));
         health.epoch_before = Some(health.epoch);
         let why = fault.errno.map_or_else(
-            || "it differs from the primary".to_owned(),
+            || "it is too far behind".to_owned(),
             |errno| Named(errno).to_string(),
         );
         let doing = &fault.doing;
@@ -292,7 +309,8 @@ impl Mirror {
                 health.epoch = epoch;
                 self.recorded.store(RECORDED, Ordering::Release);
                 tracing::error!(
-                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [MF-0003]"
+                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [{}]",
+                    fault.id()
                 );
                 Carried::Failed
             }
@@ -306,14 +324,24 @@ impl Mirror {
                 Carried::Unrecorded
             }
         };
-        // What the kernel knows has no place on the replica any more.
-        self.nodes.leave(Side::Replica);
         health.degraded = Some(Degraded {
+            id: fault.id(),
             fault,
-            id: Id::ReplicaFailed,
             since: clock::now().tv_sec,
         });
+        self.leave_replica();
         carried
+    }
+
+    /// What the kernel knows has no place on the replica any more. Closing its descriptors may
+    /// take as long as anything else there: not on a thread that someone waits for.
+    fn leave_replica(&self) {
+        let nodes = self.nodes.clone();
+        let leave = move || nodes.leave(Side::Replica);
+        let thread = std::thread::Builder::new().name("leave".to_owned());
+        if let Err(error) = thread.spawn(leave) {
+            tracing::debug!("descriptors of the replica stay open: {error}");
+        }
     }
 
     /// Whether the lane's end is on disk; waits for the thread that is writing it.
@@ -392,13 +420,14 @@ impl Mirror {
             return Err(errno);
         }
         done?;
-        let carried = if self.lane.is_open() {
-            match self.lane.barrier(node, scope) {
-                Ok(()) => Carried::Done,
+        let carried = match self.lane.is_open() {
+            true if !self.sync_both => Carried::Done,
+            true => match self.lane.barrier(node, scope) {
+                Ok(()) if self.lane.is_open() => Carried::Done,
+                Ok(()) => self.on_record(),
                 Err(fault) => self.fail(fault),
-            }
-        } else {
-            self.on_record()
+            },
+            false => self.on_record(),
         };
         settle(Ok(()), carried, self.policy)
     }
@@ -443,15 +472,40 @@ impl Mirror {
         self.nodes.sweep();
     }
 
-    /// Carries over every time that waits now, while the mount goes on.
+    /// Carries what is queued for the replica, until that fails.
+    pub fn carry_queued(&self) {
+        self.lane.run(|fault| {
+            self.fail(fault);
+        });
+    }
+
+    /// Brings the replica up to date, times and all, while the mount goes on.
     pub fn settle_now(&self) {
         self.carry_all(self.times.take());
+        self.settle_lane();
     }
 
     /// Lets nothing new in, finishes what is under way and settles every time.
     pub fn drain(&self) {
         *self.gate.write() = false;
         self.carry_all(self.times.stop());
+        self.settle_lane();
+    }
+
+    fn settle_lane(&self) {
+        if let Err(fault) = self.lane.settle() {
+            self.fail(fault);
+        }
+    }
+
+    /// How far the replica is behind what was acknowledged. One that does not answer is found out
+    /// here at the latest.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        if let Some(fault) = self.lane.stalled() {
+            self.fail(fault);
+        }
+        self.lane.lag()
     }
 
     /// Drains and notes the orderly end on both stamps.
@@ -512,3 +566,6 @@ impl Mirror {
         self.lane.counts()
     }
 }
+
+#[cfg(test)]
+mod tests;

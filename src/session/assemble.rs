@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{Fsync, Mode as When, MountConfig};
+use super::config::{Fsync, Mode as When, MountConfig, OnCongestion};
 use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
@@ -22,11 +22,13 @@ use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::{self, AttachError, Attached, Options};
 use crate::mirror::failure::{Named, errno_name, show_path};
-use crate::mirror::lane::{Fault, Lane};
+use crate::mirror::lane::Lane;
+use crate::mirror::replica::{self, Fault};
 use crate::mirror::report::{Primary, Reason, Replica, Report, Scan};
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::state::{MirrorState, ReplicaState};
+use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
@@ -105,21 +107,44 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
         primary,
-        lane: Lane::new(target, open, attached.lacks()),
+        lane: Lane::new(
+            replica::Replica::new(target, attached.lacks()),
+            limits_of(config),
+            open,
+        ),
         nodes: nodes.clone(),
         record: attached.clone(),
         policy: config.on_replica_error,
+        sync_both: config.fsync == Fsync::Both,
         health: health_of(&attached),
     }));
-    let settling = mirror.clone();
-    std::thread::Builder::new()
-        .name("times".into())
-        .spawn(move || settling.settle_times())
-        .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))?;
+    start("times", &mirror, Mirror::settle_times)?;
+    if config.mode == When::Async {
+        start("lane-1", &mirror, Mirror::carry_queued)?;
+    }
     let fs = MirrorFs::new(source, mirror.clone(), nodes);
     let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests());
     let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
+}
+
+/// Starts one of the mirror's own threads.
+fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Mirror)) -> Result<(), Refusal> {
+    let mirror = mirror.clone();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || work(&mirror))
+        .map(drop)
+        .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))
+}
+
+/// The bounds of what may wait for the replica; nothing may with `mode=sync`.
+fn limits_of(config: &MountConfig) -> Option<Limits> {
+    (config.mode == When::Async).then_some(Limits {
+        bytes: config.max_lag,
+        pull_ahead: config.on_congestion == OnCongestion::PullAhead,
+        patience: config.replica_timeout,
+    })
 }
 
 /// A root directory, open for reading. With `one-file-system` it is a private view of the tree
@@ -350,31 +375,33 @@ impl Keeper {
     /// Why it is degraded, and what to do about it.
     fn explain(&self, report: &mut Report, degraded: &Degraded) {
         let replica = &mut report.replicas[0];
-        let missing = degraded.id != Id::ReplicaFailed;
-        let state = if missing {
-            ReplicaState::Missing
-        } else {
-            ReplicaState::Failed
+        let state = match degraded.id {
+            Id::ReplicaFailed => ReplicaState::Failed,
+            Id::PulledAhead => ReplicaState::Behind,
+            _ => ReplicaState::Missing,
         };
         state.word().clone_into(&mut replica.state);
         report.state = MirrorState::of([state]);
         let errno = degraded.fault.errno;
-        let text = if missing {
-            format!(
-                "Mounted without the replica: {}\n\
-                 Changes are on the primary only.",
-                degraded.fault.doing
-            )
-        } else {
-            let why = errno.map_or("it differs from the primary".to_owned(), |errno| {
-                Named(errno).to_string()
-            });
-            format!(
-                "The replica stopped taking writes at {{since}}: {why}.\n\
+        let doing = &degraded.fault.doing;
+        let text = match (state, errno) {
+            (ReplicaState::Failed, Some(errno)) => format!(
+                "The replica stopped taking writes at {{since}}: {}.\n\
                  Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies. It happened during: {}",
-                degraded.fault.doing
-            )
+                 the next mount compares the copies. It happened during: {doing}",
+                Named(errno)
+            ),
+            (ReplicaState::Behind, _) => {
+                "The replica was left behind at {since}, when max-lag was \
+                 reached (on-congestion=pull-ahead).\n\
+                 Files stay readable and writable. Changes since then are on the primary only;\n\
+                 the next mount compares the copies."
+                    .to_owned()
+            }
+            _ => format!(
+                "Mounted without the replica: {doing}\n\
+                 Changes are on the primary only."
+            ),
         };
         let cure = match errno {
             Some(Errno::NOSPC | Errno::DQUOT) => format!("Free space under {}", replica.path),
@@ -398,6 +425,7 @@ impl Keeper {
 impl Controlled for Keeper {
     fn report(&self) -> Report {
         let mut report = self.frame.clone();
+        let lag = self.mirror.lag();
         let health = self.mirror.health();
         report.epoch = health.epoch;
         report.epoch_before = health.epoch_before;
@@ -405,8 +433,12 @@ impl Controlled for Keeper {
         report.primary.written_bytes = bytes;
         report.primary.errors = errors;
         let (bytes, errors) = self.mirror.replica_counts();
-        report.replicas[0].written_bytes = bytes;
-        report.replicas[0].errors = errors;
+        let replica = &mut report.replicas[0];
+        replica.written_bytes = bytes;
+        replica.errors = errors;
+        replica.lag_ops = lag.ops;
+        replica.lag_bytes = lag.bytes;
+        replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);
         report.requests = self.requests.by_name();
         if let Some(degraded) = &health.degraded {
             self.explain(&mut report, degraded);

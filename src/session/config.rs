@@ -473,11 +473,7 @@ fn not_yet(request: &MountRequest) -> Result<(), Refusal> {
     use Kind::{System, Usage};
     #[rustfmt::skip]
     let table: &[(bool, Kind, &str, &str)] = &[
-        (request.mode == Mode::Async, Usage, "mode=async", "mode=sync is the default"),
-        (request.fsync == Some(Fsync::Primary), Usage, "fsync=primary", "fsync waits for both copies"),
-        (request.max_lag.is_some_and(|l| l != MAX_LAG), Usage, "max-lag", "the replica is never behind"),
-        (request.on_congestion == Some(OnCongestion::PullAhead), Usage, "on-congestion=pull-ahead", "nothing queues up"),
-        (request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout", "only an error degrades"),
+        (request.mode == Mode::Sync && request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout with mode=sync", "only an error degrades"),
         (request.io == Io::Uring, System, "io=uring", "io=auto uses what there is"),
         (request.cache == Cache::Writeback, Usage, "cache=writeback", "writes go through at once"),
         (request.shared_primary, Usage, "shared-primary", "change the primary through the mount only"),

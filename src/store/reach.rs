@@ -351,7 +351,7 @@ mod tests {
                     victim: None,
                 };
                 let needs = Needs::DAEMON;
-                drop(tree.apply(&Op { needs, action }).expect("rename"));
+                drop(tree.apply(&Op::new(needs, action)).expect("rename"));
             }
             over.store(true, Ordering::Release);
             for looker in lookers {

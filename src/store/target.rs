@@ -32,10 +32,9 @@ impl Target for Tree {
             Action::Write {
                 node,
                 offset,
-                data,
                 appending,
             } => self
-                .write(node, *offset, data, *appending)
+                .write(node, *offset, op.data, *appending)
                 .map(Applied::wrote),
             Action::Truncate { node, size } => self
                 .change_data(node, |file| {
@@ -100,15 +99,10 @@ impl Target for Tree {
                 self.close_writable(node);
                 Ok(Applied::default())
             }
-            Action::SetXattr {
-                node,
-                name,
-                value,
-                how,
-            } => {
+            Action::SetXattr { node, name, how } => {
                 Self::refuse_own_xattr(node, name)?;
                 let object = self.object(node)?;
-                sys::at::set_xattr(object.as_fd(), name, value, *how).map(Applied::nothing)
+                sys::at::set_xattr(object.as_fd(), name, op.data, *how).map(Applied::nothing)
             }
             Action::RemoveXattr { node, name } => {
                 Self::refuse_own_xattr(node, name)?;
