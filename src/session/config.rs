@@ -479,7 +479,6 @@ fn not_yet(request: &MountRequest) -> Result<(), Refusal> {
         (request.on_congestion == Some(OnCongestion::PullAhead), Usage, "on-congestion=pull-ahead", "nothing queues up"),
         (request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout", "only an error degrades"),
         (request.io == Io::Uring, System, "io=uring", "io=auto uses what there is"),
-        (request.cache == Cache::Writeback, Usage, "cache=writeback", "writes go through at once"),
     ];
     for (asked, kind, option, instead) in table {
         if *asked {

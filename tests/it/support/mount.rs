@@ -159,6 +159,9 @@ impl TestMount {
             .arg(&self.replica)
             .args(&self.wish.args)
             .args(more);
+        if let Some(options) = std::env::var_os("MIRRORFS_TEST_OPTIONS") {
+            command.arg("-o").arg(options);
+        }
         command.arg("--log").arg(self.log());
         command
     }
