@@ -23,6 +23,10 @@ struct View<'a> {
     replicas: &'a [Replica],
     scan: Option<ScanView<'a>>,
     pid: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    shared_primary: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     requests: &'a BTreeMap<String, u64>,
 }
@@ -75,6 +79,8 @@ pub(super) fn line(report: &Report) -> String {
         replicas: &report.replicas,
         scan: report.scan.as_ref().map(ScanView::from),
         pid: report.pid,
+        shared_primary: report.shared_primary,
+        cache: report.cache.as_deref(),
         requests: &report.requests,
     };
     // Strings and integers only: there is nothing that could fail.

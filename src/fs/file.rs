@@ -61,10 +61,17 @@ impl MirrorFs {
         // The kernel asks to clear set-id bits on every write of a plain user: only a file that
         // may have some needs the extra care.
         let fsetid = !(kill && node.set_id.load(Ordering::Acquire));
+        let appending = open_flags & libc::O_APPEND != 0;
+        let offset = if appending && self.caching.shared_primary {
+            // Where the kernel believes the end to be, others may have written.
+            self.source.stat(&node)?.size
+        } else {
+            offset
+        };
         let action = Action::Write {
             node: node.clone(),
             offset,
-            appending: open_flags & libc::O_APPEND != 0,
+            appending,
         };
         let needs = Needs { fsetid, ..needs };
         let op = Op {

@@ -375,6 +375,8 @@ impl Mirror {
         // The whole file: a write at its end that reached one copy only would look like a leftover.
         let _turn = self.order.enter(&Claim::whole(node));
         let conformed = match self.source.stat(node) {
+            // Removed behind the mount, as it may be; nothing was done to it.
+            Err(Errno::STALE) if self.nodes.is_shared() => return,
             Ok(stat) => self.lane.conform(node, &stat),
             Err(errno) => Err(Fault {
                 errno: Some(errno),
@@ -443,6 +445,7 @@ impl Mirror {
         let done = match self.source.stat(node) {
             // No name leads to it any more on either copy.
             Ok(stat) if stat.nlink == 0 => return,
+            Err(Errno::STALE) if self.nodes.is_shared() => return,
             Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
             Err(errno) => Err(Fault {
                 errno: Some(errno),

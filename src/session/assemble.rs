@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{Fsync, Mode as When, MountConfig, OnCongestion};
+use super::config::{Cache, Fsync, Mode as When, MountConfig, OnCongestion};
 use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
-use crate::fs::MirrorFs;
+use crate::fs::{Caching, MirrorFs};
 use crate::metrics::Requests;
 use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
@@ -99,7 +99,12 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let root = primary.root_stat().map_err(|errno| {
         Refusal::refused(format!("the primary cannot be read: {}.", Named(errno)))
     })?;
-    let nodes = Arc::new(Nodes::new(&root));
+    let nodes = Nodes::new(&root);
+    let nodes = Arc::new(if config.shared_primary {
+        nodes.shared()
+    } else {
+        nodes
+    });
     if !open {
         nodes.leave(Side::Replica);
     }
@@ -122,7 +127,11 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     if config.mode == When::Async {
         start("lane-1", &mirror, Mirror::carry_queued)?;
     }
-    let fs = MirrorFs::new(source, mirror.clone(), nodes);
+    let caching = Caching {
+        shared_primary: config.shared_primary,
+        writeback: config.cache == Cache::Writeback,
+    };
+    let fs = MirrorFs::new(source, mirror.clone(), nodes, caching);
     let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests());
     let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
@@ -362,6 +371,8 @@ impl Keeper {
             mounted_since: clock::now().tv_sec,
             pid: std::process::id(),
             io: "threads".to_owned(),
+            shared_primary: config.shared_primary,
+            cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
         };
         Self {

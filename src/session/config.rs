@@ -475,8 +475,6 @@ fn not_yet(request: &MountRequest) -> Result<(), Refusal> {
     let table: &[(bool, Kind, &str, &str)] = &[
         (request.mode == Mode::Sync && request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout with mode=sync", "only an error degrades"),
         (request.io == Io::Uring, System, "io=uring", "io=auto uses what there is"),
-        (request.cache == Cache::Writeback, Usage, "cache=writeback", "writes go through at once"),
-        (request.shared_primary, Usage, "shared-primary", "change the primary through the mount only"),
     ];
     for (asked, kind, option, instead) in table {
         if *asked {

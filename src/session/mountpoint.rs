@@ -146,7 +146,7 @@ impl Mounted {
             .spawn(sync);
         let answer = started.map(|_| finished.recv_timeout(limit));
         if !matches!(answer, Ok(Ok(Ok(())))) {
-            tracing::warn!("what programs stored in mapped files may be lost");
+            tracing::warn!("what programs have just stored in files may be lost");
         }
     }
 

@@ -19,7 +19,7 @@ use rustix::fs::FileType;
 use smallvec::SmallVec;
 
 use super::descriptor::{Descriptor, Pin};
-use super::{Ident, Name, Stat};
+use super::{Ident, Name, Stat, Time};
 use crate::sys::{Errno, Result};
 
 /// The node id of the root, fixed by the FUSE protocol (`FUSE_ROOT_ID`).
@@ -29,6 +29,8 @@ const FIRST_OWN_ID: u64 = 1 << 63;
 const SHARDS: usize = 32;
 /// Names kept per node: enough to find it by. A file with more stays open once these are gone.
 const LINKS_MAX: usize = 16;
+/// Components of a path in a message.
+const SHOWN_MAX: usize = 256;
 
 /// Which copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,9 @@ pub struct Node {
     pub serial: u64,
     /// Its type, which never changes.
     pub kind: FileType,
+    /// When it was made: tells it from what gets its number after it. Only where PRIMARY may change
+    /// behind the mount; else no number is free while the kernel knows it.
+    pub born: Option<Time>,
     lookups: AtomicU64,
     places: [Mutex<Place>; 2],
     /// Its times on the replica wait to be carried over.
@@ -80,7 +85,7 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(id: u64, serial: u64, stat: &Stat) -> Self {
+    fn new(id: u64, serial: u64, stat: &Stat, shared: bool) -> Self {
         let primary = Place {
             ident: Some(stat.ident),
             ..Place::default()
@@ -89,10 +94,12 @@ impl Node {
             id,
             serial,
             kind: stat.kind(),
+            born: stat.btime.filter(|_| shared),
             lookups: AtomicU64::new(0),
             places: [Mutex::new(primary), Mutex::default()],
             unsettled: AtomicBool::new(false),
-            set_id: AtomicBool::new(stat.mode & 0o6000 != 0),
+            // Behind the mount anybody may set them.
+            set_id: AtomicBool::new(shared || stat.mode & 0o6000 != 0),
             sync_error: AtomicI32::new(0),
         }
     }
@@ -124,6 +131,29 @@ impl Node {
         });
     }
 
+    /// Notes where it was seen just now, ahead of the names it was seen under before: behind the
+    /// mount those may have gone.
+    fn seen_at(&self, side: Side, parent: &Arc<Self>, name: &Name) {
+        let mut place = self.place(side);
+        let is_new = |l: &Link| !(Arc::ptr_eq(&l.parent, parent) && l.name == *name);
+        if place.links.first().is_some_and(|first| !is_new(first)) {
+            return;
+        }
+        // A directory has no other name, and old ones could make a ring of parents.
+        let is_dir = self.is_dir();
+        place.links.retain(|link| !is_dir && is_new(link));
+        place.links.truncate(LINKS_MAX - 1);
+        let (parent, name) = (parent.clone(), name.clone());
+        place.links.insert(0, Link { parent, name });
+    }
+
+    /// Whether this is the object of `stat`, and not one that got its number after it.
+    #[must_use]
+    pub fn is(&self, stat: &Stat) -> bool {
+        let born = self.born.zip(stat.btime);
+        self.kind == stat.kind() && born.is_none_or(|(mine, its)| mine == its)
+    }
+
     /// Drops a name on one side; without the last one the object is out of reach of names.
     pub fn remove_link(&self, side: Side, parent: &Arc<Self>, name: &Name) {
         let mut place = self.place(side);
@@ -138,6 +168,10 @@ impl Node {
         let mut parts = Vec::new();
         let mut link = self.place(Side::Primary).links.first().cloned();
         while let Some(Link { parent, name }) = link {
+            if parts.len() == SHOWN_MAX {
+                parts.push("...".to_owned());
+                break;
+            }
             parts.push(
                 name.as_os_str()
                     .to_string_lossy()
@@ -189,6 +223,8 @@ pub struct Nodes {
     root_dev: u64,
     next_own_id: AtomicU64,
     next_serial: AtomicU64,
+    /// PRIMARY may also change behind the mount.
+    shared: bool,
     /// The replica is left: nothing about it is kept any more.
     left: AtomicBool,
 }
@@ -197,7 +233,7 @@ impl Nodes {
     /// The table of a freshly mounted tree, which knows its root only.
     #[must_use]
     pub fn new(root: &Stat) -> Self {
-        let node = Arc::new(Node::new(ROOT_ID, 1, root));
+        let node = Arc::new(Node::new(ROOT_ID, 1, root, false));
         node.lookups.store(1, Ordering::Relaxed);
         let nodes = Self {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -207,10 +243,25 @@ impl Nodes {
             root_dev: root.ident.dev,
             next_own_id: AtomicU64::new(FIRST_OWN_ID),
             next_serial: AtomicU64::new(2),
+            shared: false,
             left: AtomicBool::new(false),
         };
         nodes.shard(ROOT_ID).lock().by_id.insert(ROOT_ID, node);
         nodes
+    }
+
+    /// The same for a PRIMARY that may also change behind the mount: names and numbers can pass to
+    /// other objects unasked.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// Whether PRIMARY may also change behind the mount.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     fn shard(&self, id: u64) -> &Mutex<Shard> {
@@ -290,24 +341,38 @@ impl Nodes {
             let fresh = self.next_own_id.fetch_add(1, Ordering::Relaxed);
             *self.foreign.lock().entry(stat.ident).or_insert(fresh)
         });
+        let mut replaced = None;
         let node = {
             let mut shard = self.shard(id).lock();
             if id >= FIRST_OWN_ID {
                 // The last node of this id may be going this very moment.
                 self.foreign.lock().insert(stat.ident, id);
             }
-            let node = shard.by_id.entry(id).or_insert_with(|| {
+            let fresh = || {
                 let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Node::new(id, serial, stat))
-            });
+                Arc::new(Node::new(id, serial, stat, self.shared))
+            };
+            let node = shard.by_id.entry(id).or_insert_with(fresh);
+            if self.shared && !node.is(stat) {
+                // Its number has passed to another object. The kernel forgets both under it.
+                let counted = node.lookups.load(Ordering::Relaxed);
+                replaced = Some(std::mem::replace(node, fresh()));
+                node.lookups.store(counted, Ordering::Relaxed);
+            }
             node.lookups.fetch_add(1, Ordering::Relaxed);
             node.clone()
         };
+        // Outside the lock: closing its descriptors can be slow.
+        drop(replaced);
         if stat.mode & 0o6000 != 0 {
             // Never taken back here: what was seen may be older than a chmod under way.
             node.set_id.store(true, Ordering::Release);
         }
-        node.add_link(Side::Primary, parent, name);
+        if self.shared {
+            node.seen_at(Side::Primary, parent, name);
+        } else {
+            node.add_link(Side::Primary, parent, name);
+        }
         if !self.left.load(Ordering::Acquire) {
             node.add_link(Side::Replica, parent, name);
         }

@@ -4,8 +4,8 @@
 //! Every story makes its own mirror, does something to it, unmounts it and compares the two copies
 //! completely. Settings from the environment: `MIRRORFS_TEST_DIR` (where trees are made),
 //! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
-//! (longer random runs), `MIRRORFS_TEST_OPTIONS` (mount options for the whole run, `mode=async`),
-//! `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
+//! (longer random runs), `MIRRORFS_TEST_OPTIONS` (more `-o` options for every mirror, such as
+//! `cache=writeback`), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
 //! `MIRRORFS_TEST_TELL=1` (prints what each parity story learned).
 #![allow(
     clippy::disallowed_methods,
@@ -26,5 +26,7 @@ mod random4;
 mod regress;
 mod requests;
 mod semantics;
+mod shared;
 mod support;
 mod workloads;
+mod writeback;
