@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::EXIT_INTERRUPTED;
 use super::config::MountConfig;
 use super::control::{Controlled, Handler, Server};
+use super::limits;
 use super::mountpoint::{Mounted, Prepared, Unmount};
 use super::notify::notify;
 use super::refusal::{Kind, Refusal};
@@ -74,6 +75,7 @@ pub fn serve(
         return Err(no);
     }
     let mounted = prepared.attach()?;
+    limits::read_ahead(mounted.device);
     let live = Arc::new(Live {
         control,
         mounted,
