@@ -147,7 +147,7 @@ fn caller(req: &Request) -> Caller {
 fn plain(req: &Request) -> Needs {
     Needs {
         caller: caller(req),
-        umask: 0,
+        umask: None,
         fsetid: true,
     }
 }
@@ -290,7 +290,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Mknod);
         let needs = Needs {
-            umask,
+            umask: Some(umask),
             ..plain(req)
         };
         self.answer_entry(reply, self.make_node(needs, parent, name, mode, rdev));
@@ -307,7 +307,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Mkdir);
         let needs = Needs {
-            umask,
+            umask: Some(umask),
             ..plain(req)
         };
         self.answer_entry(reply, self.make_dir(needs, parent, name, mode));
@@ -511,7 +511,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Create);
         let needs = Needs {
-            umask,
+            umask: Some(umask),
             ..plain(req)
         };
         match self.create_file(needs, parent, name, mode, flags) {

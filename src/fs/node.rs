@@ -80,7 +80,7 @@ impl MirrorFs {
         let node = self.node(ino)?;
         let needs = Needs {
             caller,
-            umask: 0,
+            umask: None,
             fsetid: true,
         };
         if let Some(size) = change.size {

@@ -79,7 +79,7 @@ impl MirrorFs {
         let fsetid = !acl || caller.uid == 0 || self.is_member(caller, &node);
         let needs = Needs {
             caller,
-            umask: 0,
+            umask: None,
             fsetid,
         };
         let how = flags.cast_unsigned();

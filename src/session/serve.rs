@@ -80,6 +80,7 @@ pub fn serve(
     if config.cache == Cache::Writeback {
         limits::collect_freely(mounted.device);
     }
+    limits::read_ahead(mounted.device);
     let live = Arc::new(Live {
         control,
         mounted,

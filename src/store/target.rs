@@ -167,16 +167,20 @@ impl Target for Tree {
 
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
         let object = self.open(node, Access::Path)?;
-        let times = timestamps(Some(atime), Some(mtime));
-        match sys::at::utimens(object.as_fd(), &times) {
-            Err(Errno::PERM) => self.set_times_of_locked(node, &times)?,
-            done => done?,
-        }
+        let stat = Stat::of(object.as_fd())?;
         // The descriptor may have outlived the object: someone emptied this copy behind our back.
-        if Stat::of(object.as_fd())?.nlink == 0 {
+        if stat.nlink == 0 {
             return Err(Errno::STALE);
         }
-        Ok(())
+        // Both copies take the time of the same clock, and often the same tick of it.
+        if (stat.atime, stat.mtime) == (atime, mtime) {
+            return Ok(());
+        }
+        let times = timestamps(Some(atime), Some(mtime));
+        match sys::at::utimens(object.as_fd(), &times) {
+            Err(Errno::PERM) => self.set_times_of_locked(node, &times),
+            done => done,
+        }
     }
 
     fn conform(&self, node: &Arc<Node>, like: &Stat) -> Result<()> {
