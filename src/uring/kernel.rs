@@ -101,6 +101,8 @@ impl Queue for Kernel {
         self.0.params().sq_entries() as usize
     }
 
+    /// # Safety
+    /// As above.
     unsafe fn push(&mut self, sqe: &Sqe) {
         let entry = sqe.entry();
         // SAFETY: the caller keeps what the entry points to valid until its completion.
@@ -134,6 +136,8 @@ impl Queue for Kernel {
         made.map_err(|error| errno(&error))
     }
 
+    /// # Safety
+    /// As above.
     unsafe fn register(&mut self, slot: u32, at: *mut u8, len: usize) -> Result<()> {
         let buffer = libc::iovec {
             iov_base: at.cast(),

@@ -114,25 +114,32 @@ impl Engine {
     #[must_use]
     pub fn disk(self: &Arc<Self>) -> Disk {
         let (rung, _) = self.stand();
-        let counters = || Arc::clone(&self.counters);
-        let way = if rung == Rung::Threads {
-            Way::Threads(Threads::new(counters()))
-        } else {
-            let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            match Kernel::new(ring::depth(cpus)) {
-                Ok(kernel) => {
-                    self.counters.count(Count::Rings);
-                    let ring = Ring::new(kernel, counters(), rung == Rung::Fixed);
-                    Way::Ring(Box::new(ring))
-                }
-                Err(errno) => {
-                    self.complain(Rung::Threads, format!("no ring for a thread: {errno}"));
-                    Way::Threads(Threads::new(counters()))
+        if rung == Rung::Threads {
+            return self.plain();
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        match Kernel::new(ring::depth(cpus)) {
+            Ok(kernel) => {
+                self.counters.count(Count::Rings);
+                let ring = Ring::new(kernel, Arc::clone(&self.counters), rung == Rung::Fixed);
+                Disk {
+                    way: Way::Ring(Box::new(ring)),
+                    engine: Arc::clone(self),
                 }
             }
-        };
+            Err(errno) => {
+                self.complain(Rung::Threads, format!("no ring for a thread: {errno}"));
+                self.plain()
+            }
+        }
+    }
+
+    /// A disk that makes plain calls, whatever else there is: for what a ring does not pay for,
+    /// which is most small buffered writes.
+    #[must_use]
+    pub fn plain(self: &Arc<Self>) -> Disk {
         Disk {
-            way,
+            way: Way::Threads(Threads::new(Arc::clone(&self.counters))),
             engine: Arc::clone(self),
         }
     }
@@ -152,10 +159,7 @@ impl Engine {
         });
         match (lent, work) {
             (Ok(Some(result)), _) => result,
-            (_, Some(work)) => work(&mut Disk {
-                way: Way::Threads(Threads::new(Arc::clone(&self.counters))),
-                engine: Arc::clone(self),
-            }),
+            (_, Some(work)) => work(&mut self.plain()),
             (_, None) => unreachable!("work that was done has a result"),
         }
     }

@@ -393,10 +393,8 @@ fn without_memory_to_lock_it_goes_on_and_says_why() {
         rustix::thread::set_capabilities(None, sets).expect("capset");
         let mut stand = None;
         with_ring(|engine| {
-            stand = Some((
-                write_direct(engine),
-                engine.counters().of(Opcode::WriteFixed),
-            ))
+            let after = write_direct(engine);
+            stand = Some((after, engine.counters().of(Opcode::WriteFixed)));
         });
         stand
     });
@@ -433,10 +431,8 @@ fn forbid(call: libc::c_long) {
         filter: filter.as_mut_ptr(),
     };
     // SAFETY: plain numbers.
-    assert_eq!(
-        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
-        0
-    );
+    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(done, 0);
     // SAFETY: the program is read during the call and lives longer.
     let done = unsafe {
         libc::prctl(

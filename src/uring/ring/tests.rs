@@ -104,6 +104,8 @@ impl Queue for Stand {
         self.depth
     }
 
+    /// # Safety
+    /// As a ring's kernel asks.
     unsafe fn push(&mut self, sqe: &Sqe) {
         assert!(self.queued.len() < self.depth, "more than fits");
         self.queued.push(*sqe);
@@ -169,6 +171,8 @@ impl Queue for Stand {
         Ok(())
     }
 
+    /// # Safety
+    /// None needed: nothing is done.
     unsafe fn register(&mut self, _slot: u32, _at: *mut u8, _len: usize) -> Result<()> {
         Ok(())
     }
