@@ -14,7 +14,7 @@ use super::counters::Opcode;
 use crate::sys::Errno;
 
 /// The most that one operation moves (the kernel's MAX_RW_COUNT); longer ones go in parts.
-const PART_MAX: usize = 0x7fff_f000;
+const PART_MAX: usize = if cfg!(test) { 2 << 20 } else { 0x7fff_f000 };
 
 /// What a write carries: a lent slice, or [`Bytes`] of an arena.
 ///
@@ -121,6 +121,11 @@ impl<'fd, P: Payload> Io<'fd, P> {
     /// How many bytes are to be moved.
     pub(super) fn len(&self) -> usize {
         self.payload().map_or(0, |data| data.bytes().len())
+    }
+
+    /// Whether one submission is enough for all of it, `part` bytes having been moved before.
+    pub(super) fn fits(&self, part: usize) -> bool {
+        self.len() - part <= PART_MAX
     }
 
     /// What the kernel is told, `part` bytes having been moved before.

@@ -99,10 +99,16 @@ impl<Q: Queue> Ring<Q> {
             for (at, op) in round.iter().enumerate() {
                 let part = if at == 0 { progress.part() } else { 0 };
                 let mut sqe = op.sqe(part, self.fixed(op));
-                sqe.link = at + 1 < round.len();
+                // A part of an operation is a success to the kernel: nothing may follow it.
+                let whole = op.fits(part);
+                sqe.link = whole && at + 1 < round.len();
                 // SAFETY: `ops` is borrowed until all keys are done: `wait` comes back no sooner.
                 keys.push(unsafe { self.push(sqe) });
+                if !whole {
+                    break;
+                }
             }
+            let round = &round[..keys.len()];
             self.wait(&keys);
             let results: SmallVec<[i32; 32]> = keys.iter().map(|key| self.take(*key)).collect();
             if progress.absorb(round, &results, &self.counters) {

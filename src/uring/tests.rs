@@ -406,6 +406,37 @@ fn without_memory_to_lock_it_goes_on_and_says_why() {
     }
 }
 
+#[test]
+fn operations_wear_the_credentials_of_the_thread() {
+    // Who may not keep set-id bits clears them by writing, wherever the kernel does the writing.
+    on_both(|engine| {
+        let engine = Arc::clone(engine);
+        let thread = std::thread::spawn(move || {
+            let mut sets = rustix::thread::capabilities(None).expect("capget");
+            if !sets.effective.contains(CapabilitySet::FSETID) {
+                return eprintln!("SKIPPED: an ordinary user has nothing to give up");
+            }
+            let mut disk = engine.disk();
+            for (may, expected) in [(true, 0o6777), (false, 0o777), (true, 0o6777)] {
+                sets.effective.set(CapabilitySet::FSETID, may);
+                rustix::thread::set_capabilities(None, sets).expect("capset");
+                let files = [(); 8].map(|()| file());
+                for file in &files {
+                    rustix::fs::fchmod(file, Mode::from_bits_retain(0o6777)).expect("fchmod");
+                }
+                let ops: Vec<_> = files.iter().map(|file| write(file, &b"x"[..], 0)).collect();
+                assert_eq!(disk.chain(&ops[1..]), [Outcome::Done(1); 7]);
+                assert_eq!(disk.overlap(&ops[0], || ()), ((), Outcome::Done(1)));
+                for file in &files {
+                    let mode = rustix::fs::fstat(file).expect("fstat").st_mode & 0o7777;
+                    assert_eq!(mode, expected, "{:?}", engine.stand());
+                }
+            }
+        });
+        thread.join().expect("no panic");
+    });
+}
+
 /// From now on the calling thread is refused `call` with EPERM.
 fn forbid(call: libc::c_long) {
     let op = |code: u32, jt, k| libc::sock_filter {

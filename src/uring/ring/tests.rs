@@ -345,6 +345,21 @@ fn a_chain_longer_than_the_ring_goes_in_rounds() {
 }
 
 #[test]
+fn what_is_too_long_for_one_submission_goes_in_parts() {
+    let mut case = case(32, &[]);
+    let long = vec![1; 5 << 20];
+    let ops = [
+        write(&case.file, b"0", 0),
+        write(&case.file, &long, 0),
+        write(&case.file, b"2", 0),
+    ];
+    assert_eq!(case.ring.chain(&ops), [1, 5 << 20, 1].map(Outcome::Done));
+    assert_eq!(content(&case.file)[..2], [b'2', 1]);
+    assert_eq!(case.counters.get(Count::ResubmittedShort), 2);
+    assert_eq!(case.counters.get(Count::OutOfOrder), 0);
+}
+
+#[test]
 fn what_hangs_and_obeys_is_stopped_and_nothing_after_it_is_run() {
     let mut case = case(
         32,
