@@ -285,3 +285,100 @@ impl Sqe {
         entry.flags(flags).user_data(self.key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// As the kernel reads it (io_uring(7)).
+    #[repr(C)]
+    #[derive(Debug, PartialEq, Eq)]
+    struct Raw {
+        opcode: u8,
+        flags: u8,
+        ioprio: u16,
+        fd: i32,
+        offset: u64,
+        address: u64,
+        len: u32,
+        op_flags: u32,
+        user_data: u64,
+        buf_index: u16,
+        personality: u16,
+        _splice: i32,
+        _rest: [u64; 2],
+    }
+
+    fn raw(sqe: &Sqe) -> Raw {
+        // SAFETY: both are 64 bytes of plain numbers.
+        unsafe { std::mem::transmute(sqe.entry()) }
+    }
+
+    #[test]
+    fn the_kernel_is_told_what_is_meant() {
+        let file = tempfile::tempfile().expect("a file");
+        let data = [7; 100];
+        let how = How {
+            uncached: true,
+            durable: true,
+            direct: true,
+        };
+        let write = Io::Write {
+            fd: file.as_fd(),
+            data: data.as_slice(),
+            offset: 1000,
+            how,
+        };
+        let mut sqe = Sqe {
+            link: true,
+            key: 5,
+            ..write.sqe(30, None)
+        };
+        let told = raw(&sqe);
+        let expected = Raw {
+            opcode: opcode::Write::CODE,
+            flags: 1 << 2, // IOSQE_IO_LINK
+            ioprio: 0,
+            fd: file.as_raw_fd(),
+            offset: 1030,
+            address: data[30..].as_ptr().addr() as u64,
+            len: 70,
+            op_flags: 0x80 | 2, // RWF_DONTCACHE, RWF_DSYNC
+            user_data: 5,
+            buf_index: 0,
+            personality: 0,
+            _splice: 0,
+            _rest: [0; 2],
+        };
+        assert_eq!(told, expected);
+
+        (sqe.link, sqe.background) = (false, true);
+        let told = raw(&Sqe {
+            what: write.sqe(0, Some(9)).what,
+            ..sqe
+        });
+        let fixed = (opcode::WriteFixed::CODE, 1 << 4, 9); // IOSQE_ASYNC
+        assert_eq!((told.opcode, told.flags, told.buf_index), fixed);
+        assert_eq!((told.offset, told.len, told.op_flags), (1000, 100, 0x82));
+        assert_eq!(How::default().flags(), 0);
+
+        for (data_only, flags) in [(false, 0), (true, 1)] {
+            let fsync: Io<'_> = Io::Fsync {
+                fd: file.as_fd(),
+                data_only,
+            };
+            let told = raw(&fsync.sqe(0, None));
+            let expected = (opcode::Fsync::CODE, file.as_raw_fd(), flags, 0);
+            assert_eq!((told.opcode, told.fd, told.op_flags, told.flags), expected);
+        }
+
+        let cancel = Sqe {
+            what: What::Cancel { target: 77 },
+            ..Sqe::default()
+        };
+        let told = raw(&cancel);
+        assert_eq!((told.opcode, told.address), (opcode::AsyncCancel::CODE, 77));
+    }
+}

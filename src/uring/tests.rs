@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use proptest::prelude::*;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -509,4 +510,41 @@ fn a_thread_that_gets_no_ring_makes_plain_calls() {
         });
         thread.join().expect("no panic");
     });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Random chains, from memory of either kind, leave what a model has that carries them out.
+    #[test]
+    fn a_file_is_what_its_chains_say(
+        chains in prop::collection::vec(
+            prop::collection::vec((0_u16..30_000, 0_usize..20_000, any::<u8>(), 0_u8..10), 1..80), 1..4)
+    ) {
+        on_both(|engine| {
+            let (file, buffers, mut disk) = (file(), buffers(engine), engine.disk());
+            let mut model = Vec::new();
+            for list in &chains {
+                let ops: Vec<_> = list.iter().map(|(offset, len, fill, kind)| {
+                    if *kind == 0 {
+                        return Io::Fsync { fd: file.as_fd(), data_only: true };
+                    }
+                    let start = usize::from(*offset);
+                    if *len > 0 {
+                        model.resize(model.len().max(start + len), 0);
+                        model[start..start + len].fill(*fill);
+                    }
+                    Io::Write {
+                        fd: file.as_fd(),
+                        data: buffers.fill(&vec![*fill; *len]).expect("room"),
+                        offset: u64::from(*offset),
+                        how: How { direct: *kind == 1, ..How::default() },
+                    }
+                }).collect();
+                let outcomes = disk.chain(&ops);
+                assert!(ops.iter().zip(&outcomes).all(|(op, o)| *o == Outcome::Done(op.len())));
+                assert_eq!(content(&file), model);
+            }
+        });
+    }
 }
