@@ -9,6 +9,7 @@ import sys
 
 from . import report, rows
 from .compete import Competition
+from .gluster import Gluster
 from .ground import Ground
 from .peers import DEFAULT, contestant
 from .source import Sources
@@ -54,7 +55,8 @@ def measure(options):
         at = names.index("mirrorfs") + 1 if "mirrorfs" in names else len(names)
         names.insert(at, "against")
     names += [name for name in options.peers if name not in names]
-    contestants = [contestant(name, options.binary, options.against, options.libfuse)
+    contestants = [Gluster(name, options.work) if name == "gluster" else
+                   contestant(name, options.binary, options.against, options.libfuse)
                    for name in names]
     chosen = rows.chosen(options.only, options.full)
     if not chosen:
