@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from . import report, rows
+from . import report, rows, scale
 from .compete import Competition
 from .gluster import Gluster
 from .ground import Ground
@@ -35,6 +35,9 @@ def arguments():
     parser.add_argument("--one-fs", action="store_true",
                         help="both copies on one file system")
     parser.add_argument("--size", choices=tuple(rows.SIZES), default="normal")
+    parser.add_argument("--scale", action="store_true",
+                        help="instead of the rows: the cost of an operation in trees of ten "
+                             "thousand, a hundred thousand and a million files")
     parser.add_argument("--full", action="store_true", help="with pgbench and dbench")
     parser.add_argument("--binary", metavar="PATH", default=os.environ.get("BENCH_BINARY"))
     parser.add_argument("--against", metavar="BINARY2",
@@ -50,7 +53,7 @@ def arguments():
 
 
 def measure(options):
-    names = options.contestants or list(DEFAULT)
+    names = options.contestants or (["native", "mirrorfs"] if options.scale else list(DEFAULT))
     if options.against and not any(name.startswith("against") for name in names):
         at = names.index("mirrorfs") + 1 if "mirrorfs" in names else len(names)
         names.insert(at, "against")
@@ -66,14 +69,21 @@ def measure(options):
               "rounds": options.rounds}
     images = os.path.join(options.work, "images")
     touch_memory()
-    ground = Ground(options.ground, options.work, images, sizes["image"], 0, options.one_fs)
+    counts = scale.COUNTS[options.size]
+    mib, inodes = (scale.ground(counts) if options.scale else (sizes["image"], 0))
+    ground = Ground(options.ground, options.work, images, mib, inodes, options.one_fs)
     with ground:
         result["ground"] = ground.describe()
         result["ground_kind"] = options.ground
         note(ground.describe())
-        sources = Sources(os.path.join(options.work, "sources"), sizes["tree"], sizes["program"])
-        competition = Competition(contestants, chosen, sizes, ground, sources, options.load,
-                                  options.work, options.rounds)
+        if options.scale:
+            competition = scale.Scale(contestants, ground, counts, options.load, options.work,
+                                      options.rounds)
+        else:
+            sources = Sources(os.path.join(options.work, "sources"), sizes["tree"],
+                              sizes["program"])
+            competition = Competition(contestants, chosen, sizes, ground, sources, options.load,
+                                      options.work, options.rounds)
         try:
             competition.run()
         finally:

@@ -2,6 +2,7 @@
 """What was measured beside what is required."""
 
 from . import rows
+from .markdown import table
 from .peers import PEERS
 
 # The contestants that rows are required of: the number before is how they are told in the table.
@@ -76,8 +77,6 @@ def accepted(results):
         return ""
     heads = ["mirrorfs, speed against", "the best peer", "native", "gluster",
              "CPU, most frugal peer", "CPU, gluster"]
-    out = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    out += ["| " + " | ".join(line) + " |" for line in lines]
     missed = sum(cell.count("MISSED") for line in lines if "on a disk only" not in line[0]
                  for cell in line)
-    return "\n".join(out) + f"\n\n{missed} missed.\n"
+    return table(heads, lines) + f"\n{missed} missed.\n"

@@ -69,13 +69,12 @@ class Competition:
             self.ground.drop(trees)
 
     def _rows(self, number, contestant, top, trees):
-        second = trees[1] if contestant.dual else None
-        site = Site(contestant, top, second, self.ground, self.sources, self.sizes, self.program,
+        site = Site(contestant, top, trees, self.ground, self.sources, self.sizes, self.program,
                     self.work)
         at_rest = contestant.resident_kib()
         try:
             for row in self.rows:
-                if contestant.dual and row.reads:
+                if not self._takes_part(contestant, row):
                     continue
                 try:
                     sample = site.measure(row)
@@ -92,6 +91,14 @@ class Competition:
             if contestant.pids:
                 self.memory.append({"round": number, "contestant": contestant.name,
                                     "at_rest_kib": at_rest, "peak_kib": contestant.peak_kib()})
+
+    @staticmethod
+    def _takes_part(contestant, row):
+        if contestant.only:
+            return contestant.only == row.name
+        if contestant.dual:
+            return not (row.once or row.mirrors)
+        return contestant.copies == 2 or not row.mirrors
 
     def result(self):
         return {"contestants": [{"name": c.name, "copies": c.copies, "about": c.about}

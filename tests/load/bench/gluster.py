@@ -31,6 +31,7 @@ class Gluster(Contestant):
     about = "GlusterFS replica 2 as packaged by Debian, default settings, over loopback"
     copies = 2
     patience = 4
+    below = "brick"
 
     def __init__(self, name, work):
         super().__init__(name)

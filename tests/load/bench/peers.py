@@ -24,6 +24,9 @@ class Contestant:
     drains = 2.0  # how long work may trail behind the last answer, at most
     patience = 1  # divides the number of operations, for the very slow
     about = ""
+    only = ""  # the one row it can do
+    root_only = False  # other users cannot work in it
+    below = ""  # where in the replica's directory its copy is
 
     def __init__(self, name):
         self.name = name
@@ -114,17 +117,17 @@ class Mirror(Contestant):
 class Child(Contestant):
     """A FUSE daemon in the foreground, our own child."""
 
-    def __init__(self, name, words, about, program=None):
+    def __init__(self, name, words, about, root_only=False):
         super().__init__(name)
-        self.words, self.about, self.program = words, about, program or words[0]
+        self.words, self.about, self.root_only = words, about, root_only
         self.process = None
 
     def check(self):
-        if not have(self.program):
-            raise NotOffered(f"{os.path.basename(self.program)} is not installed")
+        if not have(self.words[0]):
+            raise NotOffered(f"{os.path.basename(self.words[0])} is not installed")
 
     def mount(self, primary, replica, mountpoint):
-        places = {"{primary}": primary, "{mountpoint}": mountpoint}
+        places = {"{primary}": primary, "{replica}": replica, "{mountpoint}": mountpoint}
         words = []
         for word in self.words:
             for place, path in places.items():
@@ -139,7 +142,7 @@ class Child(Contestant):
             if self.process.poll() is not None:
                 said = self.process.stderr.read().strip()
                 raise Trouble(f"{self.name} did not mount: {said[-300:]}")
-            return mounted(mountpoint)
+            return self._is_ready(primary, replica, mountpoint)
 
         try:
             wait_until(f"{self.name}: mount", ready)
@@ -147,6 +150,9 @@ class Child(Contestant):
             self.unmount(mountpoint)
             raise
         return mountpoint
+
+    def _is_ready(self, primary, replica, mountpoint):
+        return mounted(mountpoint)
 
     def unmount(self, mountpoint):
         unmount(mountpoint)
@@ -156,6 +162,31 @@ class Child(Contestant):
             self.process = None
         for pid in self.pids:
             end_pid(pid, 1.0)
+
+
+class Lsyncd(Child):
+    """No mount: a daemon that is told of changes and has rsync copy them."""
+
+    copies = 2
+    only = "lag"
+
+    def __init__(self, name):
+        super().__init__(name, ["lsyncd", "-nodaemon", "-delay", "1", "-rsync", "{primary}",
+                                "{replica}"], "lsyncd with rsync, delay 1 s, as packaged by Debian")
+
+    def _is_ready(self, primary, replica, mountpoint):
+        # It copies all there is when it begins.
+        return os.path.exists(f"{replica}/begun")
+
+    def mount(self, primary, replica, mountpoint):
+        os.mkdir(f"{primary}/begun")
+        super().mount(primary, replica, mountpoint)
+        return primary
+
+    def unmount(self, mountpoint):
+        if self.process is not None:
+            self.process.terminate()
+        super().unmount(mountpoint)
 
 
 DEFAULT = ["native", "dual", "mirrorfs", "mirrorfs-async", "passthrough_hp", "passthrough_hp-nopt",
@@ -185,11 +216,13 @@ def contestant(name, binary, against, libfuse):
         "native": lambda: Native("native"),
         "dual": lambda: Dual("dual"),
         "passthrough_hp": lambda: Child(
-            name, [hp, "--foreground", "{primary}", "{mountpoint}"],
-            "libfuse's example, kernel passthrough, one copy"),
+            name, [hp, "--foreground", "-o", "allow_other", "{primary}", "{mountpoint}"],
+            "libfuse's example, kernel passthrough, one copy", root_only=True),
         "passthrough_hp-nopt": lambda: Child(
-            name, [hp, "--foreground", "--nopassthrough", "{primary}", "{mountpoint}"],
-            "the same without kernel passthrough (takes the writeback cache then)"),
+            name, [hp, "--foreground", "--nopassthrough", "-o", "allow_other", "{primary}",
+                   "{mountpoint}"],
+            "the same without kernel passthrough (takes the writeback cache then)",
+            root_only=True),
         "passthrough_ll": lambda: Child(
             name, [ll, "-f", "-o", "source={primary},allow_other", "{mountpoint}"],
             "libfuse's example, one copy"),
@@ -202,6 +235,7 @@ def contestant(name, binary, against, libfuse):
         "mergerfs": lambda: Child(
             name, ["mergerfs", "-f", "-o", "allow_other,use_ino,minfreespace=0", "{primary}",
                    "{mountpoint}"], "one branch, as packaged by Debian"),
+        "lsyncd": lambda: Lsyncd(name),
     }
     if base in known and not options:
         return known[base]()

@@ -3,8 +3,9 @@
 
 import statistics
 
-from . import rows
+from . import rows, scaled
 from .accept import accepted
+from .markdown import number, table
 
 INTRODUCTION = """\
 <!-- Written by scripts/bench; what is changed here by hand is lost. -->
@@ -17,6 +18,10 @@ ratio to `native`, in speed: 2 is twice as fast, 0.5 half as fast. In brackets: 
 everything on one tree and then on the other, the floor of every synchronous mirror; the peers keep
 one copy, mirrorfs two. Each contestant's files were compared after its turn: the two copies with
 each other, and with what the first contestant kept.
+
+Warm means seen before, more than a second ago: the peers' kernels keep attributes and names for a
+second by default (passthrough_hp's for a day), mirrorfs's until they change. A row with `dual`
+where something is made rather than written (`git-clone`, `build`) makes it once and copies it.
 """
 
 
@@ -27,6 +32,8 @@ def value(row, sample):
         return sample["ops"] / seconds
     if row.unit == "MiB/s":
         return sample["bytes"] / seconds / (1 << 20)
+    if row.unit == "ms":
+        return seconds / max(1, sample["ops"]) * 1000
     return seconds
 
 
@@ -55,7 +62,7 @@ class Results:
         one, other = self.median(row, name), self.median(row, base)
         if not one or not other:
             return None
-        return other / one if row.unit == "s" else one / other
+        return other / one if row.unit in ("s", "ms") else one / other
 
     def cpu(self, row, name):
         """Microseconds of CPU of one operation: client and daemon."""
@@ -64,21 +71,6 @@ class Results:
             return None
         return statistics.median(
             (s["client_cpu"] + s["daemon_cpu"]) / max(1, s["ops"]) * 1e6 for s in samples)
-
-
-def number(amount):
-    if amount is None:
-        return "-"
-    for limit, digits in ((100, 0), (10, 1), (1, 2)):
-        if abs(amount) >= limit:
-            return f"{amount:,.{digits}f}"
-    return f"{amount:.3f}"
-
-
-def table(heads, lines):
-    out = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    out += ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join(out) + "\n"
 
 
 def speeds(results):
@@ -117,7 +109,6 @@ def memory(results):
 
 def section(result):
     machine = result["machine"]
-    results = Results(result)
     fuse = ", ".join(f"{k}={v}" for k, v in machine["fuse"].items())
     lines = [
         f"## {result['ground'][0].upper()}{result['ground'][1:]}\n",
@@ -133,6 +124,9 @@ def section(result):
     lines += [f"- FAILED: `{f['contestant']}` {f['row']}: {f['why'].splitlines()[0][:200]}"
               for f in result["failures"]]
     text = "\n".join(lines) + "\n"
+    if "scale" in result:
+        return text + scaled.tables(result)
+    results = Results(result)
     if results.rows:
         text += "\n### Speed\n\n" + speeds(results)
         text += "\n### CPU time, client and daemon\n\n" + processor(results)

@@ -3,12 +3,20 @@
 
 import json
 import os
+import re
 import resource
 import sqlite3
 import subprocess
 import time
 
+from . import rows
+from .peers import NotOffered
+from .postgres import Postgres
 from .system import Trouble, drop_caches, run
+
+
+# How long names and attributes stay valid in the peers' mounts, and a little.
+REST = 1.1
 
 
 class Fleet:
@@ -47,25 +55,25 @@ class Fleet:
 
     def close(self):
         for process in self.processes:
-            process.stdin.close()
             process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
+            process.communicate()
         self.processes = []
 
 
 class Site:
-    """One contestant, mounted: `top` is where its files are written to, `second` the other tree
-    of a program that keeps both copies itself."""
+    """One contestant, mounted: `top` is where its files are written to; `trees` are what it keeps
+    them in. A program that keeps both copies itself writes to both."""
 
-    def __init__(self, contestant, top, second, ground, sources, sizes, program, work):
+    def __init__(self, contestant, top, trees, ground, sources, sizes, program, work):
+        second = trees[1] if contestant.dual else None
+        replica = trees[1] if contestant.copies == 2 else None
         self.contestant, self.top, self.second = contestant, top, second
         self.ground, self.sources, self.program, self.work = ground, sources, program, work
         self.sizes = dict(sizes, quarter=sizes["total"] // 4)
         for amount in ("ops", "synced", "files", "transactions"):
             self.sizes[amount] //= contestant.patience
-        self.fleets = {}
+        self.fleets, self.done = {}, set()
+        self.replica = replica
         self.trees = [top] + ([second] if second else [])
 
     def close(self):
@@ -77,11 +85,16 @@ class Site:
 
     def measure(self, row):
         """One sample of a row."""
+        for need in row.needs:
+            if need not in self.done:
+                self._load(rows.BY_NAME[need])()
         body = self._load(row) if row.load else getattr(self, "_" + row.name.replace("-", "_"))()
         if row.cold:
             drop_caches(*self.ground.places)
         else:
             self.ground.flush()
+        if row.rested:
+            time.sleep(REST)
         self._settle(1.0)
         daemon = self.contestant.cpu()
         sample = body()
@@ -105,16 +118,26 @@ class Site:
 
     def _load(self, row):
         procs = row.procs
+        self.done.add(row.name)
         if procs not in self.fleets:
             self.fleets[procs] = Fleet(self.program, procs, self.trees)
         fleet = self.fleets[procs]
         settings = dict(self.sizes, files=max(10, self.sizes["files"] // procs))
         # The rest stays, to be compared when all is done.
         settings["most"] = settings["files"] * 9 // 10
-        fleet.prepare(row.load.format(**settings))
+        words = row.load.format(**settings)
+        try:
+            fleet.prepare(words)
+        except Trouble:
+            self.fleets.pop(procs).close()
+            raise
 
         def body():
-            answers = fleet.go()
+            try:
+                answers = fleet.go()
+            except Trouble:
+                self.fleets.pop(procs).close()
+                raise
             began = min(a["began_ns"] for a in answers)
             ended = max(a["ended_ns"] for a in answers)
             return {"seconds": (ended - began) / 1e9,
@@ -210,7 +233,7 @@ class Site:
         self._need("clone")
         words = ["git", "-C", f"{self.top}/clone", "status", "--porcelain"]
         # git reads every file whose time is not before the index's: let it write a later index.
-        time.sleep(1.1)
+        time.sleep(REST)
         self._quietly(["git", "-C", f"{self.top}/clone", "update-index", "-q", "--refresh"])
         self._quietly(words)
         return self._commands(words, ops=self.sources.files)
@@ -254,3 +277,71 @@ class Site:
 
     def _sqlite_rollback(self):
         return self._sqlite("delete")
+
+    def _pgbench(self):
+        if self.contestant.root_only:
+            raise NotOffered("what other users create belongs to root")
+        server = Postgres(f"{self.top}/postgres", self.work)
+        try:
+            server.start(self.sizes["tree"] // 1000 + 1)
+        except BaseException:
+            server.stop()
+            raise
+
+        def body():
+            try:
+                return server.benchmark(self.sizes["seconds"])
+            finally:
+                server.stop()
+
+        return body
+
+    # ----------------------------------------------------------------------------- and others
+
+    def _dbench(self):
+        os.makedirs(f"{self.top}/dbench", exist_ok=True)
+        seconds = self.sizes["seconds"]
+
+        def body():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            said = run("dbench", "-D", f"{self.top}/dbench", "-t", seconds, 4,
+                       timeout=seconds * 4 + 120)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            rate = re.search(r"Throughput ([\d.]+) MB/sec", said)
+            if not rate:
+                raise Trouble(f"dbench said no throughput: {said[-200:]}")
+            moved = float(rate.group(1)) * 1e6 * seconds
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            # An operation is a mebibyte here: it does as much as it can in the time.
+            return {"seconds": seconds, "client_cpu": cpu, "ops": max(1, int(moved) >> 20),
+                    "bytes": moved}
+
+        return body
+
+    def _lag(self):
+        """From close to when the other tree's file has the new bytes."""
+        there = os.path.join(self.replica, self.contestant.below, "lag")
+        here = os.path.join(self.top, "lag")
+        count = self.sizes["lags"]
+
+        def body():
+            waited = 0.0
+            for i in range(count + 1):
+                content = (f"{i:08}" * 8192).encode()
+                with open(here, "wb") as file:
+                    file.write(content)
+                began = time.perf_counter()
+                while True:
+                    try:
+                        with open(there, "rb") as file:
+                            if file.read() == content:
+                                break
+                    except OSError:
+                        pass
+                    if time.perf_counter() - began > 60:
+                        raise Trouble("the replica has not got it after 60 s")
+                # The first time the file is new.
+                waited += (time.perf_counter() - began) if i else 0.0
+            return {"seconds": waited, "client_cpu": 0.0, "ops": count, "bytes": count << 16}
+
+        return body
