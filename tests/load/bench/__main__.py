@@ -49,7 +49,14 @@ def arguments():
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--libfuse", help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    # scripts/bench went to the repository; paths are meant from where it was called.
+    start = os.environ.get("BENCH_FROM", os.getcwd())
+    for name in ("binary", "against", "json"):
+        if getattr(options, name):
+            setattr(options, name, os.path.join(start, getattr(options, name)))
+    options.render = [os.path.join(start, name) for name in options.render or []]
+    return options
 
 
 def measure(options):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """GlusterFS, replica 2, both bricks and the client on this machine, over loopback TCP."""
 
+import glob
 import os
 import shutil
 import socket
@@ -8,6 +9,8 @@ import subprocess
 
 from .peers import Contestant, NotOffered
 from .system import Trouble, end_pid, end_process, have, mounted, read, run, unmount, wait_until
+
+SOCKETS = "/var/run/gluster/*.socket"
 
 
 def address():
@@ -38,6 +41,7 @@ class Gluster(Contestant):
         self.home = os.path.join(work, "gluster")
         self.volume = f"mirrorfs-bench-{os.getpid()}"
         self.glusterd = self.client = None
+        self.sockets = set()
 
     def check(self):
         for program in ("glusterd", "gluster", "glusterfs"):
@@ -63,6 +67,7 @@ class Gluster(Contestant):
                 raise NotOffered("another glusterd is running")
         shutil.rmtree(self.home, ignore_errors=True)
         os.makedirs(self.home)
+        self.sockets = set(glob.glob(SOCKETS))
         settings = os.path.join(self.home, "glusterd.vol")
         with open(settings, "w", encoding="ascii") as file:
             file.write("volume management\n    type mgmt/glusterd\n"
@@ -136,4 +141,6 @@ class Gluster(Contestant):
             end_process(self.glusterd)
             self.glusterd = None
         shutil.rmtree(f"/var/run/gluster/vols/{self.volume}", ignore_errors=True)
+        for left in set(glob.glob(SOCKETS)) - self.sockets:
+            os.unlink(left)
         shutil.rmtree(self.home, ignore_errors=True)

@@ -64,6 +64,16 @@ class Results:
             return None
         return other / one if row.unit in ("s", "ms") else one / other
 
+    def paired(self, row, name, base):
+        """That ratio in each round which has both."""
+        rounds = {}
+        for who in (name, base):
+            for sample in self.by.get((row.name, who), []):
+                rounds.setdefault(sample["round"], {})[who] = value(row, sample)
+        pairs = [pair for pair in rounds.values() if len(pair) == 2 and all(pair.values())]
+        return [pair[base] / pair[name] if row.unit in ("s", "ms") else pair[name] / pair[base]
+                for pair in pairs]
+
     def cpu(self, row, name):
         """Microseconds of CPU of one operation: client and daemon."""
         samples = self.by.get((row.name, name))
@@ -86,6 +96,27 @@ def speeds(results):
     lines = [[f"{row.title} (`{row.name}`)", row.unit, *(cell(row, n) for n in results.names)]
              for row in results.rows]
     return table(["workload", "unit", *results.names], lines)
+
+
+def builds(results):
+    """Builds and options of mirrorfs beside each other: the ratio of each round, as the two ran
+    within the same minutes."""
+    others = [n for n in results.names
+              if n != "mirrorfs" and (n.startswith("against") or n.startswith("mirrorfs"))]
+    if "mirrorfs" not in results.names or not others:
+        return ""
+
+    def cell(row, other):
+        pairs = results.paired(row, "mirrorfs", other)
+        if not pairs:
+            return "-"
+        cpu = results.cpu(row, "mirrorfs") / max(1e-9, results.cpu(row, other))
+        return (f"**{statistics.median(pairs):.2f}** ({min(pairs):.2f} to {max(pairs):.2f}), "
+                f"CPU {cpu:.2f}")
+
+    lines = [[f"`{row.name}`", *(cell(row, other) for other in others)] for row in results.rows
+             if results.median(row, "mirrorfs") is not None]
+    return table(["mirrorfs, speed against", *others], lines)
 
 
 def processor(results):
@@ -129,6 +160,8 @@ def section(result):
     results = Results(result)
     if results.rows:
         text += "\n### Speed\n\n" + speeds(results)
+        if told := builds(results):
+            text += "\n### Builds and modes\n\n" + told
         text += "\n### CPU time, client and daemon\n\n" + processor(results)
         if told := memory(results):
             text += "\n### Memory of the daemon\n\n" + told
