@@ -228,7 +228,7 @@ impl Client<'_> {
 
     fn fresh_name(&mut self) -> Name {
         self.fresh += 1;
-        Name::new(&format!("f{}", self.fresh)).expect("a name")
+        Name::new(format!("f{}", self.fresh)).expect("a name")
     }
 
     /// One random change, each a single op.
@@ -280,7 +280,7 @@ impl Client<'_> {
             }
             _ => {
                 let data: Vec<u8> = (0..=random >> 8 & 0x1ff)
-                    .map(|n| (random >> 20 ^ n) as u8)
+                    .map(|n| (random >> 20 ^ n).to_le_bytes()[0])
                     .collect();
                 let action = Action::Write {
                     node: self.files[pick].1.clone(),
@@ -304,6 +304,10 @@ impl Client<'_> {
     }
 }
 
+fn below(random: &mut u64, limit: usize) -> usize {
+    usize::try_from(next(random) % limit as u64).expect("below a usize")
+}
+
 fn next(random: &mut u64) -> u64 {
     *random ^= *random << 13;
     *random ^= *random >> 7;
@@ -321,9 +325,7 @@ fn stopped_anywhere_the_replica_is_a_state_the_primary_had() {
         let home = |side| bench.path(side).join("home");
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut history = vec![Seen::new()];
-        let mut stops: Vec<usize> = (0..8)
-            .map(|_| 1 + (next(&mut random) % 200) as usize)
-            .collect();
+        let mut stops: Vec<usize> = (0..8).map(|_| 1 + below(&mut random, 200)).collect();
         stops.sort_unstable();
         bench.gate.stop_at(Some(stops[0]));
         for _ in 0..200 {
@@ -355,7 +357,7 @@ fn killed_anywhere_the_replica_is_a_state_the_primary_had() {
         let bench = Bench::new(Some(LIMITS));
         let mut client = bench.client("home");
         let mut random = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        let end = 1 + (next(&mut random) % 100) as usize;
+        let end = 1 + below(&mut random, 100);
         bench.gate.state.lock().fail_at = Some(end);
         let mut history = vec![Seen::new()];
         for _ in 0..100 {
@@ -385,7 +387,7 @@ fn several_clients_and_what_they_could_have_seen() {
         let finished: [AtomicUsize; CLIENTS] = std::array::from_fn(|_| AtomicUsize::new(0));
         let clients: Vec<_> = names.iter().map(|name| bench.client(name)).collect();
         let mut random = seed.wrapping_mul(0xd134_2543_de82_ef95);
-        let stop = CLIENTS + (next(&mut random) as usize) % (CLIENTS * CHANGES);
+        let stop = CLIENTS + below(&mut random, CLIENTS * CHANGES);
         bench.gate.stop_at(Some(stop));
         // After each change: the state, and what the others had finished when it began.
         type Step = (Seen, [usize; CLIENTS]);
