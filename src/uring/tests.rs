@@ -278,6 +278,10 @@ fn a_thread_has_one_ring_and_plain_calls_inside_of_its_own_work() {
             );
         }
         assert_eq!(engine.counters().get(Count::Rings), 1);
+        // Another engine's disk is another one.
+        let other = Arc::new(Engine::new(Wish::Threads).expect("plain calls"));
+        assert!(!other.with_disk(|disk| disk.overlaps()));
+        assert!(engine.with_disk(|disk| disk.overlaps()));
     });
 }
 
