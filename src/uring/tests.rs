@@ -2,7 +2,7 @@
 //! The room as its users see it, on the kernel that is here, with a ring and without.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -15,12 +15,27 @@ use rustix::thread::CapabilitySet;
 use super::*;
 use crate::sys::Errno;
 
+/// Says that a test, or a part of it, cannot run here; scripts/check counts that.
+fn skip(reason: impl std::fmt::Display) {
+    let thread = std::thread::current();
+    let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("uring"));
+    eprint!("{line}");
+    if let Some(log) = std::env::var_os("MIRRORFS_SKIP_LOG") {
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log);
+        log.and_then(|mut log| log.write_all(line.as_bytes()))
+            .expect("the skip log");
+    }
+}
+
 /// Runs a story once with a ring, if there is one to be had, and once without.
 fn on_both(story: impl Fn(&Arc<Engine>)) {
     for wish in [Wish::Uring, Wish::Threads] {
         match Engine::new(wish) {
             Ok(engine) => story(&Arc::new(engine)),
-            Err(why) => eprintln!("SKIPPED with a ring: {why}"),
+            Err(why) => skip(why),
         }
     }
 }
@@ -29,7 +44,7 @@ fn on_both(story: impl Fn(&Arc<Engine>)) {
 fn with_ring(story: impl FnOnce(&Arc<Engine>)) {
     match Engine::new(Wish::Uring) {
         Ok(engine) => story(&Arc::new(engine)),
-        Err(why) => eprintln!("SKIPPED: {why}"),
+        Err(why) => skip(why),
     }
 }
 
@@ -146,7 +161,7 @@ fn nothing_is_run_after_a_failure() {
 #[test]
 fn a_full_disk_ends_a_chain_where_it_was_full() {
     let Some(root) = small_filesystem("64k") else {
-        return eprintln!("SKIPPED: only root may make a file system");
+        return skip("only root may make a file system");
     };
     on_both(|engine| {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
@@ -278,6 +293,10 @@ fn a_thread_has_one_ring_and_plain_calls_inside_of_its_own_work() {
             );
         }
         assert_eq!(engine.counters().get(Count::Rings), 1);
+        // Another engine's disk is another one.
+        let other = Arc::new(Engine::new(Wish::Threads).expect("plain calls"));
+        assert!(!other.with_disk(|disk| disk.overlaps()));
+        assert!(engine.with_disk(|disk| disk.overlaps()));
     });
 }
 
@@ -369,7 +388,7 @@ fn direct_writes_use_registered_buffers() {
     with_ring(|engine| {
         let (rung, why) = write_direct(engine);
         if rung != Rung::Fixed {
-            return eprintln!("SKIPPED: {why:?}");
+            return skip(format!("{why:?}"));
         }
         let counters = engine.counters();
         assert_eq!(
@@ -415,7 +434,7 @@ fn operations_wear_the_credentials_of_the_thread() {
         let thread = std::thread::spawn(move || {
             let mut sets = rustix::thread::capabilities(None).expect("capget");
             if !sets.effective.contains(CapabilitySet::FSETID) {
-                return eprintln!("SKIPPED: an ordinary user has nothing to give up");
+                return skip("an ordinary user has nothing to give up");
             }
             let mut disk = engine.disk();
             for (may, expected) in [(true, 0o6777), (false, 0o777), (true, 0o6777)] {
@@ -486,7 +505,7 @@ fn where_it_is_forbidden_plain_calls_do_the_same() {
     for (call, name) in calls {
         let thread = std::thread::spawn(move || {
             if matches!(probe(), Probe::Unavailable(_)) {
-                return eprintln!("SKIPPED: io_uring is forbidden already");
+                return skip("io_uring is forbidden already");
             }
             forbid(call);
             let why = Engine::new(Wish::Uring).expect_err("forbidden");
