@@ -234,6 +234,26 @@ fn writes_meet_what_changed_behind_the_mount() {
     finish(mount);
 }
 
+/// A change through the mount that needs what the replica lacks: nobody calls that replica in-sync
+/// until it was compared.
+#[test]
+fn what_the_replica_lacks_degrades() {
+    need_root!();
+    need_product!();
+    let mount = shared();
+    fs::write(mount.at("known"), "known").expect("write");
+    fs::write(mount.primary.join("made"), "behind").expect("write");
+    wait_until("the new file", || text(&mount.at("made")) == "behind");
+    assert_eq!(mount.state(), "in-sync");
+    let file = File::options().append(true).open(mount.at("made"));
+    file.expect("open")
+        .write_all(b" and before")
+        .expect("write");
+    assert_eq!(text(&mount.at("made")), "behind and before");
+    assert_eq!(mount.state(), "degraded");
+    finish(mount);
+}
+
 /// It is said in status; and that without the option none of this is seen.
 #[test]
 fn only_on_request() {
