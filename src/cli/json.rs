@@ -27,6 +27,8 @@ struct View<'a> {
     shared_primary: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io: Option<IoView<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     requests: &'a BTreeMap<String, u64>,
 }
@@ -61,6 +63,14 @@ impl<'a> From<&'a Scan> for ScanView<'a> {
     }
 }
 
+/// How the disks are asked, why not better, and how often.
+#[derive(Serialize)]
+struct IoView<'a> {
+    backend: &'a str,
+    reason: Option<&'a str>,
+    counters: &'a BTreeMap<String, u64>,
+}
+
 /// One object, one line.
 pub(super) fn line(report: &Report) -> String {
     let view = View {
@@ -81,6 +91,11 @@ pub(super) fn line(report: &Report) -> String {
         pid: report.pid,
         shared_primary: report.shared_primary,
         cache: report.cache.as_deref(),
+        io: (!report.io_counters.is_empty()).then(|| IoView {
+            backend: &report.io,
+            reason: report.io_reason.as_deref(),
+            counters: &report.io_counters,
+        }),
         requests: &report.requests,
     };
     // Strings and integers only: there is nothing that could fail.

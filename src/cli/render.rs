@@ -265,6 +265,8 @@ pub(super) mod tests {
             mounted_since: 1_795_096_931,
             pid: 812,
             io: "io_uring".into(),
+            io_reason: None,
+            io_counters: Default::default(),
             shared_primary: false,
             cache: None,
             requests: Default::default(),

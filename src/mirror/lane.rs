@@ -19,6 +19,9 @@ use crate::store::{Node, Scope, Space, Stat, Time};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
 
+/// From here on, in bytes, a write goes to both copies at once.
+const BESIDE_MIN: usize = 512 << 10;
+
 /// What waits to be done on the replica, complete in itself.
 #[derive(Debug)]
 pub enum Task {
@@ -193,16 +196,73 @@ impl Lane {
         stalled.then(|| fault(Obstacle::Stalled))
     }
 
-    /// Makes a node durable on the replica, with everything acknowledged before.
+    /// Makes a node durable on the replica, with everything acknowledged before, while `primary`
+    /// does the same there.
     ///
     /// # Errors
     /// As [`Self::carry`].
-    pub fn barrier(&self, node: &Arc<Node>, scope: Scope) -> std::result::Result<(), Fault> {
-        self.settle()?;
-        if !self.is_open() {
-            return Ok(());
+    pub fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        let settled = self.settle();
+        if settled.is_err() || !self.is_open() {
+            primary();
+            return settled;
         }
-        self.replica.barrier(node, scope)
+        self.replica.barrier_beside(node, scope, primary)
+    }
+
+    /// Whether an op is to be carried to the replica while the primary does it: writing two large
+    /// blocks at once takes less time than one after the other.
+    #[must_use]
+    pub fn goes_beside(&self, op: &Op<'_>) -> bool {
+        // Who clears set-id bits or appends only has more to mind than the bytes.
+        let plain = matches!(op.action, Action::Write { appending: false, .. } if op.needs.fsetid);
+        plain && op.data.len() >= BESIDE_MIN && self.window.is_none() && self.is_open()
+    }
+
+    /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
+    pub fn write_beside(
+        &self,
+        op: &Op<'_>,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        self.replica.write_beside(op, primary)
+    }
+
+    /// Writes what the primary holds, where the replica has taken something that the primary
+    /// has not.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
+    pub fn put_back(
+        &self,
+        node: &Arc<Node>,
+        offset: u64,
+        data: &[u8],
+    ) -> std::result::Result<(), Fault> {
+        let action = Action::Write {
+            node: node.clone(),
+            offset,
+            appending: false,
+        };
+        let op = Op {
+            needs: Needs::DAEMON,
+            action,
+            data,
+        };
+        let written = data.len();
+        let done = Done {
+            written,
+            made: None,
+        };
+        self.replica.follow(&op, &done)
     }
 
     /// The lane's own thread: carries what is queued, in order, until the lane closes. `fail`

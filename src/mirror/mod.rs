@@ -20,6 +20,7 @@ pub mod state;
 pub mod times;
 pub mod window;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -34,7 +35,7 @@ use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
 use failure::Named;
 use lane::{Lane, Place};
-use order::Order;
+use order::{Order, Turn};
 use replica::{Done, Fault};
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
@@ -75,6 +76,9 @@ pub struct Health {
     /// Set once the replica failed.
     pub degraded: Option<Degraded>,
 }
+
+/// How much of a file is copied at a time, in bytes.
+const COPIED: usize = 128 << 10;
 
 /// What is on record about a failed replica.
 const NOTHING: u8 = 0;
@@ -179,6 +183,9 @@ impl Mirror {
             return Err(Errno::IO);
         }
         let turn = self.order.enter(&op.claims());
+        if self.lane.goes_beside(op) {
+            return self.write_beside(op, turn);
+        }
         let place = self.lane.reserve(op.data.len());
         let place = place.unwrap_or_else(|fault| {
             self.fail(fault);
@@ -191,7 +198,7 @@ impl Mirror {
             Err(errno) => {
                 drop(place);
                 drop(turn);
-                self.failed(op, errno);
+                self.failed(op, errno, None);
                 return Err(errno);
             }
         };
@@ -212,6 +219,38 @@ impl Mirror {
             // Nobody hears of the node, so nobody will forget it.
             id.into_iter().for_each(|id| self.nodes.forget(id, 1));
         })
+    }
+
+    /// Carries out a large write on both copies at once.
+    fn write_beside(&self, op: &Op<'_>, turn: Turn<'_>) -> Result<Outcome> {
+        let mut done = Err(Errno::IO);
+        let carried = self
+            .lane
+            .write_beside(op, &mut || done = self.primary.apply(op));
+        self.mind_background();
+        let written = done.as_ref().map_or(0, |applied| applied.written);
+        self.primary_bytes
+            .fetch_add(written as u64, Ordering::Relaxed);
+        let carried = match carried {
+            Ok(()) => {
+                op.content().into_iter().for_each(|n| self.times.touch(n));
+                Carried::Done
+            }
+            Err(fault) => self.fail(fault),
+        };
+        if written < op.data.len() {
+            // The replica may have more of it than the primary.
+            drop(turn);
+            match &done {
+                Err(errno) => self.failed(op, *errno, op.written_range()),
+                Ok(_) => self.put_right(op, op.written_range()),
+            }
+        }
+        let outcome = Outcome {
+            written,
+            made: None,
+        };
+        settle(done.map(|_| outcome), carried, self.policy)
     }
 
     /// A sync of the primary that ran behind the back of any op has failed: what the replica has
@@ -358,7 +397,7 @@ impl Mirror {
     /// An op that failed on the primary may have been done there in part: a full disk leaves a
     /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
     /// content itself is in question, the mirror says so.
-    fn failed(&self, op: &Op<'_>, errno: Errno) {
+    fn failed(&self, op: &Op<'_>, errno: Errno, ahead: Option<Range<u64>>) {
         // A rename that ext4 takes back leaves new times on the directories.
         for dir in op.directories() {
             self.times.touch(dir);
@@ -368,27 +407,46 @@ impl Mirror {
             let doing = format!("the primary failed in the middle of {}", op.verb());
             self.doubt(errno, doing);
         }
+        self.put_right(op, ahead);
+    }
+
+    /// Makes the replica's file like the primary's after an op that was done in part: its size and
+    /// permissions, and the bytes in `ahead` that the replica may have and the primary not.
+    fn put_right(&self, op: &Op<'_>, ahead: Option<Range<u64>>) {
         let Some(node) = op.content().filter(|_| self.lane.is_open()) else {
             return;
         };
         self.times.touch(node);
         // The whole file: a write at its end that reached one copy only would look like a leftover.
         let _turn = self.order.enter(&Claim::whole(node));
-        let conformed = match self.source.stat(node) {
-            // Removed behind the mount, as it may be; nothing was done to it.
-            Err(Errno::STALE) if self.nodes.is_shared() => return,
-            Ok(stat) => self.lane.conform(node, &stat),
-            Err(errno) => Err(Fault {
-                errno: Some(errno),
-                doing: format!(
-                    "the primary could not tell the size of {}",
-                    node.display_path()
-                ),
-            }),
-        };
+        let conformed = self
+            .put_back(node, ahead.unwrap_or_default())
+            .and_then(|()| {
+                let stat = self.source.stat(node);
+                stat.map_err(|errno| unreadable(errno, "size", node))
+            })
+            .and_then(|stat| self.lane.conform(node, &stat));
         if let Err(fault) = conformed {
             self.fail(fault);
         }
+    }
+
+    /// Copies a part of the primary's file to the replica.
+    fn put_back(&self, node: &Arc<Node>, part: Range<u64>) -> std::result::Result<(), Fault> {
+        let mut block = vec![0; COPIED];
+        let mut at = part.start;
+        while at < part.end {
+            let most = usize::try_from(part.end - at).map_or(COPIED, |left| left.min(COPIED));
+            let read = self.source.read(node, &mut block[..most], at);
+            match read.map_err(|errno| unreadable(errno, "content", node))? {
+                0 => break,
+                n => {
+                    self.lane.put_back(node, at, &block[..n])?;
+                    at += n as u64;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The copies may differ, and not because of the replica.
@@ -411,7 +469,14 @@ impl Mirror {
         if node.unsettled.load(Ordering::Acquire) {
             self.carry_times(node);
         }
-        let done = self.primary.barrier(node, scope);
+        let mut done = Ok(());
+        let mut primary = || done = self.primary.barrier(node, scope);
+        let beside = if self.sync_both && self.lane.is_open() {
+            self.lane.barrier_beside(node, scope, &mut primary)
+        } else {
+            primary();
+            Ok(())
+        };
         if let Err(errno) = node.sync_error() {
             // A failed sync is a failed write: the kernel drops what it could not write, and the
             // replica may have it.
@@ -422,14 +487,10 @@ impl Mirror {
             return Err(errno);
         }
         done?;
-        let carried = match self.lane.is_open() {
-            true if !self.sync_both => Carried::Done,
-            true => match self.lane.barrier(node, scope) {
-                Ok(()) if self.lane.is_open() => Carried::Done,
-                Ok(()) => self.on_record(),
-                Err(fault) => self.fail(fault),
-            },
-            false => self.on_record(),
+        let carried = match beside {
+            Ok(()) if self.lane.is_open() => Carried::Done,
+            Ok(()) => self.on_record(),
+            Err(fault) => self.fail(fault),
         };
         settle(Ok(()), carried, self.policy)
     }
@@ -447,13 +508,7 @@ impl Mirror {
             Ok(stat) if stat.nlink == 0 => return,
             Err(Errno::STALE) if self.nodes.is_shared() => return,
             Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
-            Err(errno) => Err(Fault {
-                errno: Some(errno),
-                doing: format!(
-                    "the primary could not tell the times of {}",
-                    node.display_path()
-                ),
-            }),
+            Err(errno) => Err(unreadable(errno, "times", node)),
         };
         if let Err(fault) = done {
             self.fail(fault);
@@ -567,6 +622,15 @@ impl Mirror {
     #[must_use]
     pub fn replica_counts(&self) -> (u64, u64) {
         self.lane.counts()
+    }
+}
+
+/// The replica cannot follow what the primary does not tell.
+fn unreadable(errno: Errno, what: &str, node: &Node) -> Fault {
+    let path = node.display_path();
+    Fault {
+        errno: Some(errno),
+        doing: format!("the primary could not tell the {what} of {path}"),
     }
 }
 

@@ -106,6 +106,50 @@ impl Replica {
         }
     }
 
+    /// Carries out a write while `primary` runs, and whatever is left of it after.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn write_beside(
+        &self,
+        op: &Op<'_>,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        let fault = |errno| Fault {
+            errno: Some(errno),
+            doing: describe(op),
+        };
+        let begun = self.target.write_beside(op, primary).map_err(fault)?;
+        let written = begun.written;
+        self.written_bytes
+            .fetch_add(written as u64, Ordering::Relaxed);
+        match &op.action {
+            Action::Write {
+                node,
+                offset,
+                appending,
+            } if written < op.data.len() => {
+                let action = Action::Write {
+                    node: node.clone(),
+                    offset: offset + written as u64,
+                    appending: *appending,
+                };
+                let rest = Op {
+                    needs: op.needs,
+                    action,
+                    data: &op.data[written..],
+                };
+                let written = rest.data.len();
+                let all = Done {
+                    written,
+                    made: None,
+                };
+                self.follow(&rest, &all)
+            }
+            _ => self.target.fault().map_or(Ok(()), Err).map_err(fault),
+        }
+    }
+
     /// Whether this is a loss that was accepted at mount.
     fn does_without(&self, op: &Op<'_>, errno: Errno) -> bool {
         let refused = matches!(errno, Errno::OPNOTSUPP | Errno::PERM | Errno::NOTTY);
@@ -223,15 +267,22 @@ impl Replica {
         })
     }
 
-    /// Makes a node durable on the replica.
+    /// Makes a node durable on the replica, while `primary` runs.
     ///
     /// # Errors
     /// A fault when it is not.
-    pub fn barrier(&self, node: &Arc<Node>, scope: Scope) -> std::result::Result<(), Fault> {
-        self.target.barrier(node, scope).map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: format!("fsync of {}", node.display_path()),
-        })
+    pub fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        self.target
+            .barrier_beside(node, scope, primary)
+            .map_err(|errno| Fault {
+                errno: Some(errno),
+                doing: format!("fsync of {}", node.display_path()),
+            })
     }
 
     /// Sizes of the replica's file system.

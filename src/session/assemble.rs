@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{Cache, Fsync, Mode as When, MountConfig, OnCongestion};
+use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion};
 use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
@@ -32,6 +32,7 @@ use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
+use crate::uring::{Engine, Rung, Wish};
 
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
 const SPARE_DESCRIPTORS: u64 = 32;
@@ -86,13 +87,14 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let scan = scan_of(config, &attached, began);
     let attached = Arc::new(attached);
 
+    let engine = engine_of(config)?;
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let each = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS) / 2;
     let each = usize::try_from(each).unwrap_or(usize::MAX);
     let primary = Arc::new(Tree::new(Side::Primary, primary_root, each));
     let open = attached.is_in_sync();
     let target: Arc<dyn Target> = match replica_root {
-        Ok(root) => Arc::new(Tree::new(Side::Replica, root, each)),
+        Ok(root) => Arc::new(Tree::new(Side::Replica, root, each).with_engine(engine.clone())),
         // Never asked for anything: its lane is closed from the start.
         Err(_) => primary.clone(),
     };
@@ -132,7 +134,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         writeback: config.cache == Cache::Writeback,
     };
     let fs = MirrorFs::new(source, mirror.clone(), nodes, caching);
-    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests());
+    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests(), engine);
     let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
 }
@@ -145,6 +147,23 @@ fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Mirror)) -> Result<(), Refu
         .spawn(move || work(&mirror))
         .map(drop)
         .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))
+}
+
+/// The way to the disks that was asked for.
+fn engine_of(config: &MountConfig) -> Result<Arc<Engine>, Refusal> {
+    let wish = match config.io {
+        Io::Auto => Wish::Auto,
+        Io::Uring => Wish::Uring,
+        Io::Threads => Wish::Threads,
+    };
+    let engine = Engine::new(wish).map_err(|why| {
+        Refusal::system(format!("there is no io_uring: {why}."))
+            .next("To do without: io=auto, or leave io=uring out.")
+    })?;
+    if let (_, Some(why)) = engine.stand() {
+        tracing::info!("{why}");
+    }
+    Ok(Arc::new(engine))
 }
 
 /// The bounds of what may wait for the replica; nothing may with `mode=sync`.
@@ -321,6 +340,7 @@ pub(super) struct Keeper {
     frame: Report,
     mountpoint: String,
     requests: Arc<Requests>,
+    engine: Arc<Engine>,
 }
 
 impl Keeper {
@@ -330,6 +350,7 @@ impl Keeper {
         attached: &Attached,
         scan: Option<Scan>,
         requests: Arc<Requests>,
+        engine: Arc<Engine>,
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let ahead = config.mode == When::Async;
@@ -371,6 +392,8 @@ impl Keeper {
             mounted_since: clock::now().tv_sec,
             pid: std::process::id(),
             io: "threads".to_owned(),
+            io_reason: None,
+            io_counters: BTreeMap::new(),
             shared_primary: config.shared_primary,
             cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
@@ -380,6 +403,7 @@ impl Keeper {
             frame,
             mountpoint: text(&config.mountpoint.typed),
             requests,
+            engine,
         }
     }
 
@@ -451,6 +475,15 @@ impl Controlled for Keeper {
         replica.lag_bytes = lag.bytes;
         replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);
         report.requests = self.requests.by_name();
+        let (rung, why) = self.engine.stand();
+        let io = if rung == Rung::Threads {
+            "threads"
+        } else {
+            "io_uring"
+        };
+        io.clone_into(&mut report.io);
+        report.io_reason = why;
+        report.io_counters = self.engine.counters().by_name();
         if let Some(degraded) = &health.degraded {
             self.explain(&mut report, degraded);
         }

@@ -470,11 +470,10 @@ fn go_together(request: &MountRequest) -> Result<(), Refusal> {
 /// What the grammar knows and nothing keeps yet: an option that is silently not honoured would be a
 /// broken promise. A line goes when the promise is kept.
 fn not_yet(request: &MountRequest) -> Result<(), Refusal> {
-    use Kind::{System, Usage};
+    use Kind::Usage;
     #[rustfmt::skip]
     let table: &[(bool, Kind, &str, &str)] = &[
         (request.mode == Mode::Sync && request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout with mode=sync", "only an error degrades"),
-        (request.io == Io::Uring, System, "io=uring", "io=auto uses what there is"),
     ];
     for (asked, kind, option, instead) in table {
         if *asked {

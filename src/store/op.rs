@@ -387,6 +387,15 @@ impl Op<'_> {
         }
     }
 
+    /// The part of a file that a write was to fill.
+    #[must_use]
+    pub fn written_range(&self) -> Option<std::ops::Range<u64>> {
+        match &self.action {
+            Action::Write { offset, .. } => Some(*offset..offset + self.data.len() as u64),
+            _ => None,
+        }
+    }
+
     /// The op's name for logs and messages, e.g. "rename".
     #[must_use]
     pub fn verb(&self) -> &'static str {

@@ -21,6 +21,7 @@ use super::op::{Action, Flags, Op};
 use super::walk::LOCKS;
 use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
 use crate::sys::{self, Errno, Result};
+use crate::uring::{How, Io, Outcome};
 
 /// `FS_CASEFOLD_FL` of include/uapi/linux/fs.h.
 const CASEFOLD: u32 = 0x4000_0000;
@@ -148,6 +149,55 @@ impl Target for Tree {
                 victim,
             } => self.rename(from, to, *flags, moved.as_ref(), victim.as_ref()),
         }
+    }
+
+    fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
+        let (Some(engine), Action::Write { node, offset, .. }) = (&self.engine, &op.action) else {
+            meanwhile();
+            return self.apply(op);
+        };
+        // The work itself must be done, whatever becomes of this side.
+        let mut meanwhile = Once(Some(meanwhile));
+        let file = sys::creds::wear(op.needs).and_then(|()| self.open(node, Access::Write));
+        let file = file.inspect_err(|_| meanwhile.run())?;
+        if file.append_only {
+            meanwhile.run();
+            return self.apply(op);
+        }
+        file.soil(&self.ring);
+        let write = Io::Write {
+            fd: file.as_fd(),
+            data: op.data,
+            offset: *offset,
+            how: How::default(),
+        };
+        let ((), outcome) = engine.with_disk(|disk| disk.overlap(&write, || meanwhile.run()));
+        file.soil(&self.ring);
+        done(outcome).map(Applied::wrote)
+    }
+
+    fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let mut meanwhile = Once(Some(meanwhile));
+        let syncs = matches!(node.kind, FileType::RegularFile | FileType::Directory);
+        let Some(engine) = self.engine.as_ref().filter(|_| syncs) else {
+            meanwhile.run();
+            return self.barrier(node, scope);
+        };
+        let object = self.open(node, Access::Read);
+        let object = object.inspect_err(|_| meanwhile.run())?;
+        object.sync(&self.ring, || {
+            let sync: Io<'_> = Io::Fsync {
+                fd: object.as_fd(),
+                data_only: scope == Scope::Data,
+            };
+            let ((), outcome) = engine.with_disk(|disk| disk.overlap(&sync, || meanwhile.run()));
+            done(outcome).map(drop)
+        })
     }
 
     fn adopt(&self, node: &Arc<Node>, made: Made) {
@@ -432,6 +482,27 @@ impl Tree {
             node.remove_link(self.side, &from.0, &from.1);
         }
         Ok(Applied::default())
+    }
+}
+
+/// Work to be done once.
+struct Once<'a>(Option<&'a mut dyn FnMut()>);
+
+impl Once<'_> {
+    fn run(&mut self) {
+        if let Some(work) = self.0.take() {
+            work();
+        }
+    }
+}
+
+/// What became of an operation beside other work: a part of it is a short write.
+fn done(outcome: Outcome) -> Result<usize> {
+    match outcome {
+        Outcome::Done(written) | Outcome::Failed { written, .. } if written > 0 => Ok(written),
+        Outcome::Done(_) => Ok(0),
+        Outcome::Failed { errno, .. } => Err(errno),
+        Outcome::Held | Outcome::NotRun => Err(Errno::IO),
     }
 }
 

@@ -19,6 +19,7 @@ use super::descriptor::{Access, Ring};
 use super::node::{Node, ROOT_ID, Side};
 use super::{Entry, Name, Source, Space, Stat};
 use crate::sys::{self, Errno, Result};
+use crate::uring::Engine;
 
 /// `RWF_DONTCACHE` of include/uapi/linux/fs.h, which rustix does not name yet.
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -40,6 +41,8 @@ pub struct Tree {
     keeps_nothing: AtomicBool,
     /// A sync of this tree failed behind the back of any op: the errno, or 0.
     fault: AtomicI32,
+    /// How to write beside other work, if that can be done at all.
+    pub(super) engine: Option<Arc<Engine>>,
 }
 
 impl Tree {
@@ -53,7 +56,15 @@ impl Tree {
             names: RwLock::new(()),
             keeps_nothing: AtomicBool::new(true),
             fault: AtomicI32::new(0),
+            engine: None,
         }
+    }
+
+    /// The same tree, with a way to do two things at once.
+    #[must_use]
+    pub fn with_engine(mut self, engine: Arc<Engine>) -> Self {
+        self.engine = Some(engine);
+        self
     }
 
     /// Remembers that a sync failed which no op waits for.
