@@ -11,10 +11,11 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
+use crate::support::image::Image;
 use crate::support::mount::{TestMount, Wish, alive};
 use crate::support::run::{find, run, shell};
 use crate::support::user::{self, NOBODY};
-use crate::support::wait_until;
+use crate::support::{base, temp_in, wait_until};
 use crate::{need_product, need_programs, need_root, workloads};
 
 fn writeback() -> TestMount {
@@ -73,7 +74,7 @@ fn a_thousand_appends_are_few_requests() {
     mount.finish();
 }
 
-/// fsync, fdatasync, syncfs, close and O_SYNC: when they return, both copies have it.
+/// fsync, fdatasync, close and O_SYNC: when they return, both copies have it. syncfs sends it.
 #[test]
 fn what_brings_it_to_both_copies() {
     need_root!();
@@ -93,8 +94,12 @@ fn what_brings_it_to_both_copies() {
     held.sync_data().expect("fdatasync");
     on_both(&mount, "held", &now);
     let now = put(&mut held);
+    // syncfs has it sent, and does not wait for it.
     rustix::fs::syncfs(&held).expect("syncfs");
-    on_both(&mount, "held", &now);
+    let there = |copy: &Path| fs::read(copy.join("held")).is_ok_and(|found| found == now);
+    wait_until("what was sent", || {
+        there(&mount.primary) && there(&mount.replica)
+    });
     let now = put(&mut held);
     drop(File::open(mount.at("held")).expect("open"));
     on_both(&mount, "held", &now);
@@ -234,6 +239,33 @@ fn others_write_too() {
     }
     let mode = fs::metadata(mount.at("raised")).expect("stat").mode() & 0o7777;
     assert_eq!(mode, 0o777, "a plain user's write clears set-id bits");
+    mount.finish();
+}
+
+/// A full primary is told at fsync, not at write, and the copies are equal all the same.
+#[test]
+fn a_full_disk_is_told_late() {
+    need_root!();
+    need_product!();
+    need_programs!("mkfs.ext4");
+    let image = Image::new("ext4", 32, &[]);
+    let aside = temp_in(&base());
+    let replica = aside.path().join("replica");
+    fs::create_dir(&replica).expect("mkdir");
+    let wish = Wish::default().arg("--cache=writeback");
+    let mount = wish.base(&image.path()).replica(&replica).mount();
+    let file = File::create(mount.at("too-much")).expect("create");
+    for n in 0..64 {
+        file.write_all_at(&[7; 1 << 20], n << 20)
+            .expect("the kernel takes it");
+    }
+    let told = file.sync_all().expect_err("it does not fit");
+    assert_eq!(told.raw_os_error(), Some(libc::ENOSPC));
+    file.set_len(1 << 20).expect("truncate");
+    file.sync_all().expect("it fits");
+    drop(file);
+    on_both(&mount, "too-much", &vec![7; 1 << 20]);
+    assert_eq!(mount.state(), "in-sync");
     mount.finish();
 }
 
