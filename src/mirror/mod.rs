@@ -419,6 +419,9 @@ impl Mirror {
         self.times.touch(node);
         // The whole file: a write at its end that reached one copy only would look like a leftover.
         let _turn = self.order.enter(&Claim::whole(node));
+        if self.nodes.is_shared() && matches!(self.source.stat(node), Err(Errno::STALE)) {
+            return; // removed behind the mount, as it may be; nothing was done to it
+        }
         let conformed = self
             .put_back(node, ahead.unwrap_or_default())
             .and_then(|()| {
