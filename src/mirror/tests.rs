@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::*;
 use crate::store::{Applied, Time, Tree};
+use crate::uring::{Engine, Wish};
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
 struct Gate {
@@ -29,6 +30,8 @@ struct GateState {
     fail_at: Option<usize>,
     /// Somebody waits to be let through.
     waiting: bool,
+    /// Writes end after this many bytes; after none at all they fail.
+    short: Option<usize>,
 }
 
 impl Gate {
@@ -67,7 +70,20 @@ impl Gate {
 impl Target for Gate {
     fn apply(&self, op: &Op<'_>) -> Result<Applied> {
         self.pass()?;
-        self.tree.apply(op)
+        let short = self.state.lock().short;
+        match (&op.action, short) {
+            (Action::Write { .. }, Some(0)) => Err(Errno::NOSPC),
+            (action @ Action::Write { .. }, Some(short)) => self.tree.apply(&Op {
+                needs: op.needs,
+                action: action.clone(),
+                data: &op.data[..short.min(op.data.len())],
+            }),
+            _ => self.tree.apply(op),
+        }
+    }
+    fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
+        self.pass().inspect_err(|_| meanwhile())?;
+        self.tree.write_beside(op, meanwhile)
     }
     fn adopt(&self, node: &Arc<Node>, made: Made) {
         self.tree.adopt(node, made);
@@ -105,6 +121,8 @@ impl Record for Note {
 struct Bench {
     dir: tempfile::TempDir,
     gate: Arc<Gate>,
+    /// Before the primary.
+    first: Arc<Gate>,
     nodes: Arc<Nodes>,
     mirror: Arc<Mirror>,
     note: Arc<Note>,
@@ -125,19 +143,25 @@ impl Bench {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(&path, flags, Mode::empty()).expect("open")
         });
+        let gate = |tree| {
+            Arc::new(Gate {
+                tree,
+                state: Mutex::default(),
+                moved: parking_lot::Condvar::new(),
+            })
+        };
+        let engine = Arc::new(Engine::new(Wish::Auto).expect("some way"));
+        let again = primary.try_clone().expect("dup");
+        let first = gate(Tree::new(Side::Primary, again, 4096));
         let source = Arc::new(Tree::new(Side::Primary, primary, 4096));
-        let gate = Arc::new(Gate {
-            tree: Tree::new(Side::Replica, replica, 4096),
-            state: Mutex::default(),
-            moved: parking_lot::Condvar::new(),
-        });
+        let gate = gate(Tree::new(Side::Replica, replica, 4096).with_engine(engine));
         let nodes = Arc::new(Nodes::new(&source.root_stat().expect("statx")));
         let note = Arc::new(Note::default());
         let target: Arc<dyn Target> = gate.clone();
         let replica = replica::Replica::new(target, resync::Lacks::default());
         let mirror = Arc::new(Mirror::new(Parts {
-            source: source.clone(),
-            primary: source,
+            source,
+            primary: first.clone(),
             lane: Lane::new(replica, limits, true),
             nodes: nodes.clone(),
             record: note.clone(),
@@ -152,6 +176,7 @@ impl Bench {
         Self {
             dir,
             gate,
+            first,
             nodes,
             mirror,
             note,
@@ -531,4 +556,44 @@ fn a_replica_that_does_not_answer_is_given_up() {
     client.create();
     bench.gate.stop_at(None);
     bench.mirror.drain();
+}
+
+/// Large writes go to both copies at once: when the primary fails or falls short, the replica has
+/// already what it must not have.
+#[test]
+fn a_primary_that_falls_short_while_the_replica_writes() {
+    for (before, short) in [(0, 0), (0, 300_000), (2 << 20, 0), (2 << 20, 700_001)] {
+        let bench = Bench::new(None);
+        let mut client = bench.client("home");
+        client.create();
+        let node = client.files[0].1.clone();
+        let write = |byte: u8, length: usize, offset: u64| {
+            let action = Action::Write {
+                node: node.clone(),
+                offset,
+                appending: false,
+            };
+            bench.mirror.apply(&Op {
+                needs: Needs::DAEMON,
+                action,
+                data: &vec![byte; length],
+            })
+        };
+        if before > 0 {
+            write(1, before, 0).expect("write");
+        }
+        bench.first.state.lock().short = Some(short);
+        let written = write(2, 1 << 20, 4096).map(|outcome| outcome.written);
+        let expected = if short == 0 {
+            Err(Errno::NOSPC)
+        } else {
+            Ok(short)
+        };
+        assert_eq!(written, expected);
+        let home = |side| look(&bench.path(side).join("home"));
+        let (primary, replica) = (home(Side::Primary), home(Side::Replica));
+        assert!(primary == replica, "before {before}, short {short}");
+        assert!(bench.mirror.health().degraded.is_none());
+        bench.mirror.drain();
+    }
 }
