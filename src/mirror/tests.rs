@@ -32,6 +32,8 @@ struct GateState {
     waiting: bool,
     /// Writes end after this many bytes; after none at all they fail.
     short: Option<usize>,
+    /// It is a while before anyone hears that a change was made.
+    dawdles: bool,
 }
 
 impl Gate {
@@ -70,8 +72,11 @@ impl Gate {
 impl Target for Gate {
     fn apply(&self, op: &Op<'_>) -> Result<Applied> {
         self.pass()?;
-        let short = self.state.lock().short;
-        match (&op.action, short) {
+        let (short, dawdles) = {
+            let state = self.state.lock();
+            (state.short, state.dawdles)
+        };
+        let done = match (&op.action, short) {
             (Action::Write { .. }, Some(0)) => Err(Errno::NOSPC),
             (action @ Action::Write { .. }, Some(short)) => self.tree.apply(&Op {
                 needs: op.needs,
@@ -79,7 +84,9 @@ impl Target for Gate {
                 data: &op.data[..short.min(op.data.len())],
             }),
             _ => self.tree.apply(op),
-        }
+        };
+        (0..if dawdles { 50 } else { 0 }).for_each(|_| std::thread::yield_now());
+        done
     }
     fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
         self.pass().inspect_err(|_| meanwhile())?;
@@ -228,6 +235,20 @@ fn look(dir: &Path) -> Seen {
         });
         let name = entry.file_name().as_bytes().to_vec();
         (name, (mode, content.expect("open")))
+    })
+    .collect()
+}
+
+/// The same while it changes: what vanishes meanwhile is left out.
+fn glance(dir: &Path) -> Seen {
+    let list = dir.read_dir().expect("readdir").flatten();
+    list.filter_map(|entry| {
+        let mode = entry.metadata().ok()?.permissions().mode();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(entry.path(), flags, Mode::empty()).ok()?;
+        let mut all = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut all).ok()?;
+        Some((entry.file_name().as_bytes().to_vec(), (mode, all)))
     })
     .collect()
 }
@@ -412,10 +433,12 @@ fn several_clients_and_what_they_could_have_seen() {
         let finished: [AtomicUsize; CLIENTS] = std::array::from_fn(|_| AtomicUsize::new(0));
         let clients: Vec<_> = names.iter().map(|name| bench.client(name)).collect();
         let mut random = seed.wrapping_mul(0xd134_2543_de82_ef95);
+        bench.first.state.lock().dawdles = true;
         let stop = CLIENTS + below(&mut random, CLIENTS * CHANGES);
         bench.gate.stop_at(Some(stop));
         // After each change: the state, and what the others had finished when it began.
-        type Step = (Seen, [usize; CLIENTS]);
+        // And what it saw there, finished or not.
+        type Step = (Seen, [usize; CLIENTS], [Seen; CLIENTS]);
         let histories: Vec<Vec<Step>> = std::thread::scope(|scope| {
             let all: Vec<_> = clients
                 .into_iter()
@@ -425,13 +448,19 @@ fn several_clients_and_what_they_could_have_seen() {
                     let mut random = random.wrapping_mul(2 * me as u64 + 3);
                     scope.spawn(move || {
                         let home = bench.path(Side::Primary).join(&client.name);
-                        let mut history = vec![(Seen::new(), [0; CLIENTS])];
+                        let nothing = std::array::from_fn(|_| Seen::new());
+                        let mut history = vec![(Seen::new(), [0; CLIENTS], nothing)];
                         for _ in 0..CHANGES {
                             let before =
                                 std::array::from_fn(|n| finished[n].load(Ordering::SeqCst));
+                            let there = |n: usize| bench.path(Side::Primary).join(names[n]);
+                            let peeked = std::array::from_fn(|n| match n == me {
+                                true => Seen::new(),
+                                false => glance(&there(n)),
+                            });
                             client.change(next(&mut random));
                             finished[me].fetch_add(1, Ordering::SeqCst);
-                            history.push((look(&home), before));
+                            history.push((look(&home), before, peeked));
                         }
                         history
                     })
@@ -449,7 +478,7 @@ fn several_clients_and_what_they_could_have_seen() {
         // A state may come again: the earliest and the latest moment it can be.
         let places: Vec<(usize, usize)> = (0..CLIENTS)
             .map(|n| {
-                let same = |(at, (state, _)): (usize, &Step)| (*state == seen[n]).then_some(at);
+                let same = |(at, (state, ..)): (usize, &Step)| (*state == seen[n]).then_some(at);
                 let mut moments = histories[n].iter().enumerate().filter_map(same);
                 let first = moments
                     .next()
@@ -458,10 +487,13 @@ fn several_clients_and_what_they_could_have_seen() {
             })
             .collect();
         for n in 0..CLIENTS {
-            let (_, before) = &histories[n][places[n].0];
-            for (other, &had) in before.iter().enumerate() {
+            let (_, before, peeked) = &histories[n][places[n].0];
+            for (other, &had) in before.iter().enumerate().filter(|(other, _)| *other != n) {
+                // What was seen in the middle of a change is no state of its own.
+                let later = histories[other].iter().skip(had);
+                let seen = later.map(|step| &step.0).position(|s| *s == peeked[other]);
                 assert!(
-                    places[other].1 >= had,
+                    places[other].1 >= had + seen.unwrap_or(0),
                     "seed {seed}: {n} is there before what it had seen of {other}"
                 );
             }
