@@ -2,6 +2,7 @@
 """`scripts/bench`: mirrorfs beside its peers, measured in turns on the same ground."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -79,7 +80,8 @@ def measure(options):
     counts = scale.COUNTS[options.size]
     mib, inodes = (scale.ground(counts) if options.scale else (sizes["image"], 0))
     ground = Ground(options.ground, options.work, images, mib, inodes, options.one_fs)
-    with ground:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ground)
         result["ground"] = ground.describe()
         result["ground_kind"] = options.ground
         note(ground.describe())
@@ -87,8 +89,8 @@ def measure(options):
             competition = scale.Scale(contestants, ground, counts, options.load, options.work,
                                       options.rounds)
         else:
-            sources = Sources(os.path.join(options.work, "sources"), sizes["tree"],
-                              sizes["program"])
+            sources = stack.enter_context(Sources(os.path.join(options.work, "sources"),
+                                                  sizes["tree"], sizes["program"]))
             competition = Competition(contestants, chosen, sizes, ground, sources, options.load,
                                       options.work, options.rounds)
         try:

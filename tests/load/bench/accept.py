@@ -5,7 +5,7 @@ from . import rows
 from .markdown import table
 from .peers import PEERS
 
-# The contestants that rows are required of: the number before is how they are told in the table.
+# Whose rows these are, and the peer whose data does not pass through its daemon.
 MIRROR = "mirrorfs"
 KERNEL = "passthrough_hp"
 
@@ -18,12 +18,15 @@ def verdict(ratio, needed, most=False):
     return f"{ratio:.2f} ({sign} {needed:g}) {'ok' if good else '**MISSED**'}"
 
 
+def ordinary(need):
+    """The peers that count in full; where kernel passthrough is let off, it does not."""
+    return [peer for peer in PEERS if peer != KERNEL or need.kernel_passthrough == -1]
+
+
 def best_peer(results, row, need):
     """The verdict against the fastest peer, and where let off, against kernel passthrough."""
     cells = []
-    ordinary = [p for p in PEERS if p in results.names and
-                (p != KERNEL or need.kernel_passthrough == -1)]
-    ratios = [(ratio, peer) for peer in ordinary
+    ratios = [(ratio, peer) for peer in ordinary(need)
               if (ratio := results.ratio(row, MIRROR, peer)) is not None]
     if ratios:
         ratio, peer = min(ratios)
@@ -71,7 +74,7 @@ def accepted(results):
             lines.append([
                 title, best_peer(results, row, need), against_native(results, row, need),
                 verdict(results.ratio(row, MIRROR, "gluster"), need.gluster) or "-",
-                processor(results, row, PEERS, rows.CPU_PEER),
+                processor(results, row, ordinary(need), rows.CPU_PEER),
                 processor(results, row, ["gluster"], rows.CPU_GLUSTER)])
     if not lines:
         return ""

@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 import subprocess
 
 from .system import (Trouble, cpu_seconds, end_pid, end_process, have, memory_kib, mounted, run,
@@ -114,6 +115,14 @@ class Mirror(Contestant):
             raise Trouble(f"the mirror was {state} before umount")
 
 
+def many_descriptors():
+    """libfuse's examples hold a descriptor for every inode the kernel knows."""
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20))
+    except (OSError, ValueError):
+        pass
+
+
 class Child(Contestant):
     """A FUSE daemon in the foreground, our own child."""
 
@@ -135,7 +144,8 @@ class Child(Contestant):
             words.append(word)
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                        text=True, start_new_session=True)
+                                        text=True, start_new_session=True,
+                                        preexec_fn=many_descriptors)
         self.pids = [self.process.pid]
 
         def ready():

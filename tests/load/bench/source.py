@@ -7,7 +7,7 @@ Made the same every time, from a seeded generator; nothing is downloaded.
 import os
 import random
 
-from .system import run
+from .system import run, unmount
 
 WORDS = ("return static struct const void int char unsigned long size while for if else break "
          "switch case default sizeof buffer length offset index count next previous node list "
@@ -74,11 +74,25 @@ def make_program(top, files):
 
 
 class Sources:
-    """`tar`, `repository` and `program`, below `place` (in memory)."""
+    """`tar`, `repository` and `program`, on a tmpfs at `place`: dropping caches leaves them."""
 
     def __init__(self, place, files, program_files):
-        os.makedirs(place, exist_ok=True)
-        self.files = files
+        self.place, self.files, self.program_files = place, files, program_files
+
+    def __enter__(self):
+        os.makedirs(self.place, exist_ok=True)
+        run("mount", "-t", "tmpfs", "mirrorfs-bench", self.place)
+        try:
+            self._make(self.place, self.files, self.program_files)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        unmount(self.place)
+
+    def _make(self, place, files, program_files):
         tree = os.path.join(place, "tree")
         self.tar = os.path.join(place, "tree.tar")
         self.repository = os.path.join(place, "repository")
@@ -89,9 +103,17 @@ class Sources:
         os.rename(tree, self.repository)
         environment = dict(os.environ, GIT_AUTHOR_DATE="2026-01-01T00:00Z",
                            GIT_COMMITTER_DATE="2026-01-01T00:00Z", GIT_CONFIG_GLOBAL="/dev/null")
-        for words in (["init", "-q"], ["add", "-A"],
+        for words in (["init", "-q"], ["config", "gc.auto", "0"],
+                      ["config", "maintenance.auto", "false"], ["add", "-A"],
                       ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit",
                        "-q", "-m", "All of it"]):
             run("git", "-C", self.repository, *words, env=environment)
         run("git", "-C", self.repository, "gc", "-q", env=environment)
         make_program(self.program, program_files)
+
+
+def warm_programs():
+    """Has the programs that will be timed in memory: cold rows drop them with everything else."""
+    for program in ("tar", "find", "ls", "grep", "cp", "rm", "git", "make", "cc"):
+        run(program, "--version")
+    run("cc", "-x", "c", "-O1", "-g", "-o", "/dev/null", "-", input="int main(void){return 0;}")

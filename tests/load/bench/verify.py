@@ -21,7 +21,7 @@ def content(path, size):
 
 
 def manifest(top, leave_out=(), contents=True):
-    """name -> (kind, mode, owner, links, size, mtime, content or target); directories have no size."""
+    """name -> (kind, mode, owner, links, size, mtime, content or target); no size of directories."""
     found, todo = {}, [""]
     while todo:
         directory = todo.pop()
