@@ -24,9 +24,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::store::op::{Action, Claim, Claims, Op};
-use crate::store::{
-    Applied, Ident, Made, Name, Node, Nodes, Scope, Side, Source, Space, Stat, Target,
-};
+use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
@@ -307,7 +305,7 @@ impl Mirror {
             }
         };
         // What the kernel knows has no place on the replica any more.
-        self.nodes.leave(Side::Replica);
+        self.nodes.leave_replica();
         health.degraded = Some(Degraded {
             fault,
             id: Id::ReplicaFailed,

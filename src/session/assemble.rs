@@ -99,7 +99,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     })?;
     let nodes = Arc::new(Nodes::new(&root));
     if !open {
-        nodes.leave(Side::Replica);
+        nodes.leave_replica();
     }
     let source: Arc<dyn Source> = primary.clone();
     let mirror = Arc::new(Mirror::new(Parts {

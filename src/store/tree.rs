@@ -16,7 +16,8 @@ use rustix::fs::{OFlags, RawDir, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
 use super::descriptor::{Access, Ring};
-use super::node::{Node, ROOT_ID, Side};
+use super::node::{Node, Side};
+use super::nodes::ROOT_ID;
 use super::{Entry, Name, Source, Space, Stat};
 use crate::sys::{self, Errno, Result};
 
@@ -121,7 +122,7 @@ impl Source for Tree {
         }
         let dir = self.open(parent, Access::Path)?;
         let stat = Stat::of_name(dir.as_fd(), name.as_c_str())?;
-        let parent_dev = parent.place(self.side).ident.map(|ident| ident.dev);
+        let parent_dev = parent.place(self.side).ident().map(|ident| ident.dev);
         if parent_dev != Some(stat.ident.dev) {
             // Another device: a btrfs subvolume belongs to the tree, something mounted does not.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
