@@ -260,6 +260,7 @@ pub(super) mod tests {
             pid: 812,
             io: "io_uring".into(),
             requests: Default::default(),
+            stat_cache: None,
         }
     }
 

@@ -28,11 +28,14 @@ use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
+use crate::store::cache::{Cache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
 
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
 const SPARE_DESCRIPTORS: u64 = 32;
+/// What the stat cache may hold: the attributes and names of about 90,000 files.
+const STAT_CACHE_BYTES: usize = 32 << 20;
 /// How long a daemon that is ending may keep us from its trees.
 const ENDING: Duration = Duration::from_secs(5);
 /// Differences listed on the terminal; the rest are counted.
@@ -101,6 +104,8 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     if !open {
         nodes.leave_replica();
     }
+    let cache = Arc::new(Cache::new(STAT_CACHE_BYTES, primary.atime()));
+    let primary = Arc::new(Cached::new(primary, cache.clone()));
     let source: Arc<dyn Source> = primary.clone();
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
@@ -117,7 +122,8 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         .spawn(move || settling.settle_times())
         .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))?;
     let fs = MirrorFs::new(source, mirror.clone(), nodes);
-    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests());
+    let counters = (fs.requests(), cache);
+    let keeper = Keeper::new(config, mirror, &attached, scan, counters);
     let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
 }
@@ -287,6 +293,7 @@ pub(super) struct Keeper {
     frame: Report,
     mountpoint: String,
     requests: Arc<Requests>,
+    cache: Arc<Cache>,
 }
 
 impl Keeper {
@@ -295,7 +302,7 @@ impl Keeper {
         mirror: Arc<Mirror>,
         attached: &Attached,
         scan: Option<Scan>,
-        requests: Arc<Requests>,
+        (requests, cache): (Arc<Requests>, Arc<Cache>),
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let frame = Report {
@@ -333,12 +340,14 @@ impl Keeper {
             pid: std::process::id(),
             io: "threads".to_owned(),
             requests: BTreeMap::new(),
+            stat_cache: None,
         };
         Self {
             mirror,
             frame,
             mountpoint: text(&config.mountpoint.typed),
             requests,
+            cache,
         }
     }
 
@@ -403,6 +412,7 @@ impl Controlled for Keeper {
         report.replicas[0].written_bytes = bytes;
         report.replicas[0].errors = errors;
         report.requests = self.requests.by_name();
+        report.stat_cache = Some(self.cache.counts());
         if let Some(degraded) = &health.degraded {
             self.explain(&mut report, degraded);
         }

@@ -6,6 +6,7 @@
 //! cannot write past the mirror: it holds nothing that writes. [`Tree`] is both, for a real
 //! directory; tests bring doubles.
 
+pub mod cache;
 pub mod descriptor;
 pub mod name;
 pub mod node;

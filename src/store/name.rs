@@ -51,11 +51,15 @@ impl Name {
     }
 }
 
-#[cfg(test)]
 impl Name {
-    /// Whether it is too long to be kept in place.
-    pub(super) fn is_boxed(&self) -> bool {
-        self.0.spilled()
+    /// What it takes beside its place: nothing if it is short.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        if self.0.spilled() {
+            self.0.capacity()
+        } else {
+            0
+        }
     }
 }
 

@@ -441,7 +441,7 @@ mod tests {
         let places = node.places.lock();
         assert!(places.rare.is_none(), "nothing that only few have");
         let link = places.link.as_ref().expect("its name");
-        assert!(!link.name.is_boxed(), "up to 15 bytes in place");
+        assert_eq!(link.name.heap_bytes(), 0, "up to 15 bytes in place");
     }
 
     fn names(node: &Node, side: Side) -> Vec<String> {

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use parking_lot::RwLock;
-use rustix::fs::{OFlags, RawDir, SeekFrom};
+use rustix::fs::{OFlags, RawDir, SeekFrom, StatVfsMountFlags};
 
 use rustix::io::ReadWriteFlags;
 
+use super::cache::Atime;
 use super::descriptor::{Access, Ring};
 use super::node::{Node, Side};
 use super::nodes::ROOT_ID;
@@ -100,6 +101,16 @@ impl Tree {
             Err(Errno::PERM)
         } else {
             Ok(())
+        }
+    }
+
+    /// When reading changes an access time, by the options this tree is mounted with now.
+    #[must_use]
+    pub fn atime(&self) -> Atime {
+        match rustix::fs::fstatvfs(self.root.as_fd()).map(|fs| fs.f_flag) {
+            Ok(flags) if flags.contains(StatVfsMountFlags::NOATIME) => Atime::Never,
+            Ok(flags) if flags.contains(StatVfsMountFlags::RELATIME) => Atime::Relative,
+            _ => Atime::Always,
         }
     }
 

@@ -24,5 +24,6 @@ mod random4;
 mod regress;
 mod requests;
 mod semantics;
+mod stat_cache;
 mod support;
 mod workloads;
