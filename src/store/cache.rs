@@ -605,3 +605,76 @@ impl<T: Target> Target for Cached<T> {
         Target::space(&*self.tree)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::nodes::tests::stat;
+    use super::*;
+
+    const ROOM: usize = SHARDS * 4 * (OBJECT_BYTES + NAME_BYTES);
+
+    fn place(n: usize) -> Place {
+        let name = Name::new(n.to_string()).expect("a name");
+        (Ident { dev: 7, ino: 2 }, name)
+    }
+
+    /// A file went, and another one got its number: what is known under it is of the first.
+    #[test]
+    fn a_number_used_again_is_another_object() {
+        let cache = Cache::new(ROOM, Atime::Relative);
+        let old = stat(7, 12, false);
+        let before = cache.shard(old.ident).now();
+        cache.keep_stat(&old, before);
+        assert_eq!(cache.stat(old.ident), Some(old));
+        cache.was_made(old.ident);
+        assert_eq!(cache.stat(old.ident), None);
+        cache.keep_stat(&old, before);
+        assert_eq!(cache.stat(old.ident), None, "asked before it was made");
+    }
+
+    /// An answer that may not be kept takes away one that may be of an older object.
+    #[test]
+    fn a_late_answer_is_not_kept_and_nothing_else_either() {
+        let cache = Cache::new(ROOM, Atime::Relative);
+        let old = stat(7, 12, false);
+        cache.keep_stat(&old, cache.shard(old.ident).now());
+        let tickets = cache.tickets();
+        // Its neighbour in the shard, so that only the count of changes is in the way.
+        let mut change = Change::new(&cache);
+        change.add(Some(Ident {
+            dev: 7,
+            ino: 12 + SHARDS as u64,
+        }));
+        cache.keep_lookup(place(1), &Ok(stat(7, 12, true)), &tickets);
+        assert_eq!(cache.stat(old.ident), None);
+        cache.keep_stat(&old, cache.shard(old.ident).now());
+        assert_eq!(cache.stat(old.ident), None, "a change is under way");
+        drop(change);
+        cache.keep_stat(&old, cache.shard(old.ident).now());
+        assert_eq!(cache.stat(old.ident), Some(old));
+    }
+
+    #[test]
+    fn it_holds_no_more_than_it_may() {
+        let cache = Cache::new(ROOM, Atime::Relative);
+        for n in 0..1000 {
+            let tickets = cache.tickets();
+            let found = stat(7, 100 + n as u64, false);
+            cache.keep_lookup(place(n), &Ok(found), &tickets);
+            let counts = cache.counts();
+            assert!(counts.bytes <= counts.capacity_bytes, "{counts:?}");
+        }
+        assert!(cache.lookup(&place(999)).is_some(), "the last one is there");
+        assert!(cache.lookup(&place(0)).is_none(), "the first one went");
+    }
+
+    /// Room is counted with these: what the allocator and the tables take for one of each.
+    #[test]
+    fn what_an_entry_costs() {
+        let links = 2 * size_of::<usize>();
+        let object = size_of::<Ident>() + size_of::<Object>() + links;
+        let name = size_of::<Place>() + size_of::<Option<Ident>>() + links;
+        assert!(object + 40 <= OBJECT_BYTES, "{object}");
+        assert!(name + 32 <= NAME_BYTES, "{name}");
+    }
+}

@@ -4,7 +4,7 @@
 //! Every story makes its own mirror, does something to it, unmounts it and compares the two copies
 //! completely. Settings from the environment: `MIRRORFS_TEST_DIR` (where trees are made),
 //! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
-//! (longer random runs), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
+//! (longer random runs), `MIRRORFS_CHANGES` (of the stat cache), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
 //! `MIRRORFS_TEST_TELL=1` (prints what each parity story learned).
 #![allow(
     clippy::disallowed_methods,
