@@ -50,7 +50,7 @@ daemons_below() {
         pid=${file#/proc/}
         pid=${pid%/cmdline}
         [ "$pid" != "$$" ] || continue
-        words=$(tr '\0' '\n' <"$file" 2>/dev/null) || continue
+        words=$(tr '\0' '\n' 2>/dev/null <"$file") || continue
         case ${words%%$'\n'*} in *mirrorfs) ;; *) continue ;; esac
         if grep -qF -- "$1/" <<<"$words"; then echo "$pid"; fi
     done

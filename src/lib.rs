@@ -12,6 +12,7 @@
 //! | 4 | [`fs`] | answer the kernel |
 //! | 3 | [`mirror`] | make every change twice, and know when it could not |
 //! | 2 | [`store`] | one tree, safely walked |
+//! | 1 | [`uring`] | many disk operations at once, none lost |
 //! | 0 | [`sys`] | what the kernel offers and rustix does not |
 //! | side | [`metrics`] | count |
 #![deny(unsafe_code)]
@@ -24,3 +25,5 @@ pub mod session;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
+#[allow(unsafe_code)]
+pub mod uring;

@@ -427,6 +427,7 @@ fn no_file_is_dead() {
         "src/lib.rs",
         "src/main.rs",
         "tests/it/main.rs",
+        "tests/load/main.rs",
         "tests/tidy.rs",
     ] {
         let read = |path: &Path| std::fs::read_to_string(root().join(path)).ok();

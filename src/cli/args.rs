@@ -68,7 +68,7 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     #[arg(help_heading = "Replication")]
     pub(super) replica: Vec<PathBuf>,
-    /// sync: a write returns when both copies have it [default: sync]
+    /// sync: a write returns when both copies have it; async: when the primary has [default: sync]
     #[arg(long, value_name = "MODE", help_heading = "Replication")]
     pub(super) mode: Option<ModeWord>,
     /// degrade: keep serving; fail: EIO to the application [default: degrade]
@@ -154,10 +154,16 @@ pub(super) struct MountArgs {
     #[arg(short = 'v', long, help_heading = "Logging")]
     pub(super) verbose: bool,
 
-    /// PRIMARY may also change behind the mount
+    /// PRIMARY may also change behind the mount: seen within a second or so; slower
+    ///
+    /// The replica does not get such changes: the next mount finds them, --adopt repairs. A change
+    /// through the mount that needs what the replica lacks degrades the mirror.
     #[arg(long, help_heading = "Advanced", hide_short_help = true)]
     pub(super) shared_primary: bool,
     /// What the kernel may hold back [default: writethrough]
+    ///
+    /// writeback: it collects small writes; they reach both copies later, at the latest on close and
+    /// fsync. If the daemon is killed before that they are lost.
     #[arg(
         long,
         value_name = "HOW",

@@ -2,14 +2,14 @@
 //! From what was typed to what is asked of the session, and a clear no to what this version
 //! cannot keep yet: an option that is silently not honoured would be a broken promise.
 
-use std::time::Duration;
-
 use super::args::{
     CacheWord, FsyncWord, IntentWord, IoWord, LevelWord, MetadataLossWord, ModeWord, MountArgs,
     OnCongestionWord, OnReplicaErrorWord, ResyncWord,
 };
 use super::options::Flags;
-use crate::session::config::{Log, MetadataLoss, Mode, MountRequest, OnReplicaError};
+use crate::session::config::{
+    Cache, Fsync, Io, Log, MetadataLoss, Mode, MountRequest, OnCongestion, OnReplicaError,
+};
 use crate::session::refusal::Refusal;
 
 /// What the typed words ask for.
@@ -17,7 +17,7 @@ use crate::session::refusal::Refusal;
 /// # Errors
 /// An option that this version cannot honour.
 pub(super) fn request(args: &MountArgs, flags: &Flags) -> Result<MountRequest, Refusal> {
-    only_promises_we_keep(args)?;
+    promises_of_later_versions(args)?;
     Ok(MountRequest {
         primary: args.primary.clone(),
         mountpoint: args.mountpoint.clone(),
@@ -26,6 +26,26 @@ pub(super) fn request(args: &MountArgs, flags: &Flags) -> Result<MountRequest, R
             Some(ModeWord::Async) => Mode::Async,
             _ => Mode::Sync,
         },
+        fsync: args.fsync.map(|word| match word {
+            FsyncWord::Both => Fsync::Both,
+            FsyncWord::Primary => Fsync::Primary,
+        }),
+        max_lag: args.max_lag,
+        on_congestion: args.on_congestion.map(|word| match word {
+            OnCongestionWord::Block => OnCongestion::Block,
+            OnCongestionWord::PullAhead => OnCongestion::PullAhead,
+        }),
+        replica_timeout: args.replica_timeout,
+        io: match args.io {
+            Some(IoWord::Uring) => Io::Uring,
+            Some(IoWord::Threads) => Io::Threads,
+            _ => Io::Auto,
+        },
+        cache: match args.cache {
+            Some(CacheWord::Writeback) => Cache::Writeback,
+            _ => Cache::Writethrough,
+        },
+        shared_primary: args.shared_primary,
         on_replica_error: match args.on_replica_error {
             Some(OnReplicaErrorWord::Fail) => OnReplicaError::Fail,
             _ => OnReplicaError::Degrade,
@@ -72,37 +92,9 @@ fn level(args: &MountArgs) -> Option<tracing::Level> {
 }
 
 /// The defaults are accepted word for word; other values wait for the version that keeps them.
-fn only_promises_we_keep(args: &MountArgs) -> Result<(), Refusal> {
-    if args.io == Some(IoWord::Uring) {
-        return Err(
-            Refusal::system("io=uring is not available in this version yet.")
-                .next("Leave it out: io=auto uses what there is."),
-        );
-    }
-    let timeout = args
-        .replica_timeout
-        .is_some_and(|t| t != Duration::from_secs(5));
+/// (What the session may refuse is in `session/config.rs`.)
+fn promises_of_later_versions(args: &MountArgs) -> Result<(), Refusal> {
     for (asked, option, instead) in [
-        (
-            args.fsync == Some(FsyncWord::Primary),
-            "fsync=primary",
-            "fsync waits for both copies",
-        ),
-        (
-            args.max_lag.is_some_and(|l| l != 256 << 20),
-            "max-lag",
-            "mode=sync has no lag",
-        ),
-        (
-            args.on_congestion == Some(OnCongestionWord::PullAhead),
-            "on-congestion=pull-ahead",
-            "mode=sync has no queue that could fill",
-        ),
-        (
-            timeout,
-            "replica-timeout",
-            "a replica is degraded when it answers with an error",
-        ),
         (
             args.resync == Some(ResyncWord::Manual),
             "resync=manual",
@@ -117,16 +109,6 @@ fn only_promises_we_keep(args: &MountArgs) -> Result<(), Refusal> {
             args.intent == Some(IntentWord::Crash),
             "intent=crash",
             "an unclean stop is always noticed",
-        ),
-        (
-            args.cache == Some(CacheWord::Writeback),
-            "cache=writeback",
-            "writes go through at once",
-        ),
-        (
-            args.shared_primary,
-            "shared-primary",
-            "while mounted, change the primary through the mount only; mount over it to be sure",
         ),
     ] {
         if asked {
@@ -165,24 +147,38 @@ mod tests {
 
     #[test]
     fn promises_of_later_versions_are_refused_by_name() {
-        for words in [
-            "--fsync primary",
-            "--max-lag 1G",
-            "--on-congestion pull-ahead",
-            "--replica-timeout 1s",
-            "--resync manual",
-            "--bwlimit 1M",
-            "--intent crash",
-            "--io uring",
-            "--cache writeback",
-            "--shared-primary",
-        ] {
+        for words in ["--resync manual", "--bwlimit 1M", "--intent crash"] {
             let no = ask(words).err().unwrap_or_default();
             assert!(
                 no.contains("not available in this version"),
                 "{words}: {no}"
             );
         }
+    }
+
+    #[test]
+    fn every_word_arrives() {
+        let words = "--mode async --fsync primary --max-lag 1G --on-congestion pull-ahead \
+                     --replica-timeout 250ms --io uring --cache writeback --shared-primary";
+        let asked = ask(words).map(|r| {
+            let mode = (r.mode, r.fsync, r.max_lag, r.on_congestion);
+            (mode, r.replica_timeout, r.io, r.cache, r.shared_primary)
+        });
+        let (fsync, ahead) = (Some(Fsync::Primary), Some(OnCongestion::PullAhead));
+        let mode = (Mode::Async, fsync, Some(1 << 30), ahead);
+        let timeout = Some(std::time::Duration::from_millis(250));
+        assert_eq!(
+            asked,
+            Ok((mode, timeout, Io::Uring, Cache::Writeback, true))
+        );
+        let said = ask("--io threads --fsync both --on-congestion block")
+            .map(|r| (r.io, r.fsync, r.on_congestion));
+        assert_eq!(
+            said,
+            Ok((Io::Threads, Some(Fsync::Both), Some(OnCongestion::Block)))
+        );
+        let silent = ask("").map(|r| (r.mode, r.fsync, r.max_lag, r.on_congestion, r.io));
+        assert_eq!(silent, Ok((Mode::Sync, None, None, None, Io::Auto)));
     }
 
     #[test]

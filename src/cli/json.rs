@@ -24,6 +24,12 @@ struct View<'a> {
     replicas: &'a [Replica],
     scan: Option<ScanView<'a>>,
     pid: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    shared_primary: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io: Option<IoView<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     requests: &'a BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +66,14 @@ impl<'a> From<&'a Scan> for ScanView<'a> {
     }
 }
 
+/// How the disks are asked, why not better, and how often.
+#[derive(Serialize)]
+struct IoView<'a> {
+    backend: &'a str,
+    reason: Option<&'a str>,
+    counters: &'a BTreeMap<String, u64>,
+}
+
 /// One object, one line.
 pub(super) fn line(report: &Report) -> String {
     let view = View {
@@ -78,6 +92,13 @@ pub(super) fn line(report: &Report) -> String {
         replicas: &report.replicas,
         scan: report.scan.as_ref().map(ScanView::from),
         pid: report.pid,
+        shared_primary: report.shared_primary,
+        cache: report.cache.as_deref(),
+        io: (!report.io_counters.is_empty()).then(|| IoView {
+            backend: &report.io,
+            reason: report.io_reason.as_deref(),
+            counters: &report.io_counters,
+        }),
         requests: &report.requests,
         stat_cache: report.stat_cache,
     };

@@ -67,6 +67,12 @@ fn mode(report: &Report) -> String {
     if let Some(lag) = report.max_lag_bytes {
         text += &format!(", up to {} behind", show_size(lag));
     }
+    if let Some(cache) = &report.cache {
+        text += &format!(", {cache} cache");
+    }
+    if report.shared_primary {
+        text += ", shared primary";
+    }
     text
 }
 
@@ -259,6 +265,10 @@ pub(super) mod tests {
             mounted_since: 1_795_096_931,
             pid: 812,
             io: "io_uring".into(),
+            io_reason: None,
+            io_counters: Default::default(),
+            shared_primary: false,
+            cache: None,
             requests: Default::default(),
             stat_cache: None,
         }

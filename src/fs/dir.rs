@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
-use super::reply::{TTL, attributes, kind};
+use super::reply::{attributes, kind};
 use super::{MirrorFs, node};
 use crate::store::{Entry, Ident, Name, Node, Side};
 use crate::sys::Result;
@@ -38,6 +38,7 @@ impl MirrorFs {
     ) -> Result<()> {
         let dir = self.node(ino)?;
         let dev = device_of(&dir);
+        let (keep, ttl) = (self.caching, self.caching.ttl());
         self.source.read_dir(&dir, cookie, ROOM, &mut |entry| {
             let text = OsStr::from_bytes(entry.name.to_bytes());
             let Ok(name) = Name::new(text) else {
@@ -48,7 +49,7 @@ impl MirrorFs {
                     kind: kind(entry.kind),
                     ..node::nothing()
                 };
-                return !reply.add(ino, entry.next, text, &TTL, &attr, Generation(0));
+                return !reply.add(ino, entry.next, text, &ttl, &attr, Generation(0));
             };
             // What went away since it was listed is left out.
             let Ok(stat) = self.source.lookup(&dir, &name) else {
@@ -56,7 +57,14 @@ impl MirrorFs {
             };
             let node = self.nodes.remember(&stat, &dir, &name);
             let attr = attributes(node.id, &stat);
-            let full = reply.add(attr.ino, entry.next, text, &TTL, &attr, Generation(0));
+            let full = reply.add(
+                attr.ino,
+                entry.next,
+                text,
+                &ttl,
+                &attr,
+                keep.generation(&stat),
+            );
             if full {
                 self.nodes.forget(node.id, 1);
             }

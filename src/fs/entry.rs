@@ -16,9 +16,9 @@ use crate::sys::{Errno, Result};
 type Made = Result<(Arc<Node>, Stat)>;
 
 impl MirrorFs {
-    fn make(&self, needs: Needs, action: Action<'_>) -> Made {
+    fn make(&self, needs: Needs, action: Action) -> Made {
         self.mirror
-            .apply(&Op { needs, action })?
+            .apply(&Op::new(needs, action))?
             .made
             .ok_or(Errno::IO)
     }
@@ -52,7 +52,7 @@ impl MirrorFs {
                     node: node.clone(),
                     size: 0,
                 };
-                let cut = self.mirror.apply(&Op { needs, action });
+                let cut = self.mirror.apply(&Op::new(needs, action));
                 let stat = cut.and_then(|_| self.source.stat(&node));
                 let stat = stat.inspect_err(|_| self.nodes.forget(node.id, 1))?;
                 Ok((node, stat))
@@ -139,7 +139,7 @@ impl MirrorFs {
                 victim,
             }
         };
-        self.mirror.apply(&Op { needs, action }).map(drop)
+        self.mirror.apply(&Op::new(needs, action)).map(drop)
     }
 
     pub(super) fn rename_entry(
@@ -158,16 +158,16 @@ impl MirrorFs {
         };
         let flags = flags.bits();
         self.mirror
-            .apply(&Op {
+            .apply(&Op::new(
                 needs,
-                action: Action::Rename {
+                Action::Rename {
                     from,
                     to,
                     flags,
                     moved,
                     victim,
                 },
-            })
+            ))
             .map(drop)
     }
 }

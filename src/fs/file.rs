@@ -61,14 +61,25 @@ impl MirrorFs {
         // The kernel asks to clear set-id bits on every write of a plain user: only a file that
         // may have some needs the extra care.
         let fsetid = !(kill && node.set_id.load(Ordering::Acquire));
+        let appending = open_flags & libc::O_APPEND != 0;
+        let offset = if appending && self.caching.shared_primary {
+            // Where the kernel believes the end to be, others may have written.
+            self.source.stat(&node)?.size
+        } else {
+            offset
+        };
         let action = Action::Write {
             node: node.clone(),
             offset,
-            data,
-            appending: open_flags & libc::O_APPEND != 0,
+            appending,
         };
         let needs = Needs { fsetid, ..needs };
-        let written = self.change(ino, &Op { needs, action })?.written;
+        let op = Op {
+            needs,
+            action,
+            data,
+        };
+        let written = self.change(ino, &op)?.written;
         if open_flags & libc::O_SYNC == libc::O_SYNC {
             self.mirror.barrier(&node, Scope::Node)?;
         } else if open_flags & libc::O_DSYNC != 0 {
@@ -107,7 +118,7 @@ impl MirrorFs {
             length,
         };
         let needs = clearing(needs, &node);
-        self.change(ino, &Op { needs, action }).map(drop)
+        self.change(ino, &Op::new(needs, action)).map(drop)
     }
 
     pub(super) fn copy_range(
@@ -126,7 +137,7 @@ impl MirrorFs {
             to_offset: to.1,
             length,
         };
-        self.change(to.0, &Op { needs, action })
+        self.change(to.0, &Op::new(needs, action))
             .map(|outcome| outcome.written)
     }
 
@@ -158,7 +169,7 @@ impl MirrorFs {
             _ => return Err(Errno::NOTTY),
         };
         let action = Action::SetFlags { node, flags };
-        self.mirror.apply(&Op { needs, action })?;
+        self.mirror.apply(&Op::new(needs, action))?;
         // The kernel does not expect a new ctime from this ioctl.
         self.kernel.forget_attributes(ino);
         Ok(Vec::new())

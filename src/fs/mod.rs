@@ -32,7 +32,8 @@ use crate::mirror::Mirror;
 use crate::store::{Name, Node, Nodes, Source, Stat};
 use crate::sys::Result;
 use crate::sys::creds::{Caller, Needs};
-use reply::{TTL, attributes, errno};
+pub use reply::Caching;
+use reply::{attributes, errno};
 
 /// Largest write or read in one request, in bytes: what `max_pages_limit` allows by default.
 const MAX_IO: u32 = 1 << 20;
@@ -42,6 +43,7 @@ pub struct MirrorFs {
     source: Arc<dyn Source>,
     mirror: Arc<Mirror>,
     nodes: Arc<Nodes>,
+    caching: Caching,
     kernel: Kernel,
     requests: Arc<Requests>,
 }
@@ -81,11 +83,17 @@ impl std::fmt::Debug for MirrorFs {
 impl MirrorFs {
     /// A file system that reads from `source` and changes things through `mirror`.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, mirror: Arc<Mirror>, nodes: Arc<Nodes>) -> Self {
+    pub fn new(
+        source: Arc<dyn Source>,
+        mirror: Arc<Mirror>,
+        nodes: Arc<Nodes>,
+        caching: Caching,
+    ) -> Self {
         Self {
             source,
             mirror,
             nodes,
+            caching,
             kernel: Kernel::default(),
             requests: Arc::default(),
         }
@@ -106,6 +114,24 @@ impl MirrorFs {
     fn node(&self, ino: INodeNo) -> Result<Arc<Node>> {
         self.nodes.get(ino.0)
     }
+
+    fn answer_entry(&self, reply: ReplyEntry, found: Result<(Arc<Node>, Stat)>) {
+        let keep = self.caching;
+        match found {
+            Ok((node, stat)) => {
+                let attr = attributes(node.id, &stat);
+                reply.entry(&keep.ttl(), &attr, keep.generation(&stat));
+            }
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn answer_attr(&self, reply: ReplyAttr, found: Result<(u64, Stat)>) {
+        match found {
+            Ok((id, stat)) => reply.attr(&self.caching.ttl(), &attributes(id, &stat)),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
 }
 
 /// Who asks.
@@ -121,23 +147,8 @@ fn caller(req: &Request) -> Caller {
 fn plain(req: &Request) -> Needs {
     Needs {
         caller: caller(req),
-        umask: 0,
+        umask: None,
         fsetid: true,
-    }
-}
-
-/// Answers with an entry, or with "nothing there" for the kernel to remember.
-fn answer_entry(reply: ReplyEntry, found: Result<(Arc<Node>, Stat)>) {
-    match found {
-        Ok((node, stat)) => reply.entry(&TTL, &attributes(node.id, &stat), Generation(0)),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn answer_attr(reply: ReplyAttr, found: Result<(u64, Stat)>) {
-    match found {
-        Ok((id, stat)) => reply.attr(&TTL, &attributes(id, &stat)),
-        Err(error) => reply.error(errno(error)),
     }
 }
 
@@ -169,7 +180,6 @@ impl fuser::Filesystem for MirrorFs {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_HAS_IOCTL_DIR,
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
@@ -182,6 +192,22 @@ impl fuser::Filesystem for MirrorFs {
             if config.add_capabilities(wanted).is_err() {
                 tracing::debug!("this kernel has no {wanted:?}");
             }
+        }
+        // What the session promised hangs on these.
+        let needed = match self.caching {
+            // A time or size that changed takes the cached content with it, of directories too.
+            Caching {
+                shared_primary: true,
+                ..
+            } => InitFlags::FUSE_AUTO_INVAL_DATA,
+            Caching {
+                writeback: true, ..
+            } => InitFlags::FUSE_CACHE_SYMLINKS | InitFlags::FUSE_WRITEBACK_CACHE,
+            _ => InitFlags::FUSE_CACHE_SYMLINKS,
+        };
+        if config.add_capabilities(needed).is_err() {
+            let why = format!("this kernel has no {needed:?}");
+            return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, why));
         }
         // Both answer with the nearest value they take; a smaller one is as good.
         if let Err(nearest) = config.set_max_write(MAX_IO) {
@@ -197,8 +223,11 @@ impl fuser::Filesystem for MirrorFs {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.requests.count(Asked::Lookup);
         match self.look_up(parent, name) {
-            Err(crate::sys::Errno::NOENT) => reply.entry(&TTL, &node::nothing(), Generation(0)),
-            found => answer_entry(reply, found),
+            // "Nothing there", for the kernel to remember.
+            Err(crate::sys::Errno::NOENT) => {
+                reply.entry(&self.caching.ttl(), &node::nothing(), Generation(0));
+            }
+            found => self.answer_entry(reply, found),
         }
     }
 
@@ -209,7 +238,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.requests.count(Asked::Getattr);
-        answer_attr(reply, self.get_attributes(ino));
+        self.answer_attr(reply, self.get_attributes(ino));
     }
 
     fn setattr(
@@ -238,7 +267,7 @@ impl fuser::Filesystem for MirrorFs {
             size,
             times: node::resolve(atime, mtime),
         };
-        answer_attr(reply, self.set_attributes(caller(req), ino, &change));
+        self.answer_attr(reply, self.set_attributes(caller(req), ino, &change));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -261,10 +290,10 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Mknod);
         let needs = Needs {
-            umask,
+            umask: Some(umask),
             ..plain(req)
         };
-        answer_entry(reply, self.make_node(needs, parent, name, mode, rdev));
+        self.answer_entry(reply, self.make_node(needs, parent, name, mode, rdev));
     }
 
     fn mkdir(
@@ -278,10 +307,10 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Mkdir);
         let needs = Needs {
-            umask,
+            umask: Some(umask),
             ..plain(req)
         };
-        answer_entry(reply, self.make_dir(needs, parent, name, mode));
+        self.answer_entry(reply, self.make_dir(needs, parent, name, mode));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -303,7 +332,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         self.requests.count(Asked::Symlink);
-        answer_entry(
+        self.answer_entry(
             reply,
             self.make_symlink(plain(req), parent, name, target.as_os_str()),
         );
@@ -333,7 +362,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         self.requests.count(Asked::Link);
-        answer_entry(reply, self.link_node(plain(req), ino, newparent, newname));
+        self.answer_entry(reply, self.link_node(plain(req), ino, newparent, newname));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -482,7 +511,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Create);
         let needs = Needs {
-            umask,
+            umask: Some(umask),
             ..plain(req)
         };
         match self.create_file(needs, parent, name, mode, flags) {
@@ -490,13 +519,15 @@ impl fuser::Filesystem for MirrorFs {
                 let attr = attributes(node.id, &stat);
                 // What is only written needs no page cache on the way (decision 2); mapping it is
                 // allowed all the same (DIRECT_IO_ALLOW_MMAP).
-                let how = if flags & libc::O_ACCMODE == libc::O_WRONLY {
+                let direct = flags & libc::O_ACCMODE == libc::O_WRONLY && !self.caching.writeback;
+                let how = if direct {
                     FopenFlags::FOPEN_DIRECT_IO
                 } else {
                     FopenFlags::empty()
                 };
                 // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
-                reply.created(&TTL, &attr, Generation(0), FileHandle(0), how);
+                let (ttl, generation) = (self.caching.ttl(), self.caching.generation(&stat));
+                reply.created(&ttl, &attr, generation, FileHandle(0), how);
             }
             Err(error) => reply.error(errno(error)),
         }

@@ -80,7 +80,7 @@ impl MirrorFs {
         let node = self.node(ino)?;
         let needs = Needs {
             caller,
-            umask: 0,
+            umask: None,
             fsetid: true,
         };
         if let Some(size) = change.size {
@@ -93,7 +93,7 @@ impl MirrorFs {
                 node: node.clone(),
                 size,
             };
-            self.change(ino, &Op { needs, action })?;
+            self.change(ino, &Op::new(needs, action))?;
         }
         let (atime, mtime) = change.times;
         let Change { mode, uid, gid, .. } = *change;
@@ -117,7 +117,7 @@ impl MirrorFs {
                 atime,
                 mtime,
             };
-            self.mirror.apply(&Op { needs, action })?;
+            self.mirror.apply(&Op::new(needs, action))?;
         }
         let stat = self.source.stat(&node)?;
         Ok((node.id, stat))

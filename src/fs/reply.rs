@@ -3,14 +3,48 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo};
+use fuser::{FileAttr, FileType, Generation, INodeNo};
 
 use crate::store::{Stat, Time};
 use crate::sys::Errno;
 
 /// How long the kernel may keep names and attributes: for ever. While mounted, the primary
 /// changes only through the mount (decision 1), so what the kernel was told stays true.
-pub(super) const TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long they may be wrong when PRIMARY changes behind the mount.
+const SHARED: Duration = Duration::from_secs(1);
+
+/// What the kernel may keep to itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caching {
+    /// PRIMARY may also change behind the mount: nothing is kept for long.
+    pub shared_primary: bool,
+    /// Small writes are collected and come later.
+    pub writeback: bool,
+}
+
+impl Caching {
+    /// How long names and attributes stay true, those that are not there included.
+    pub(super) fn ttl(self) -> Duration {
+        if self.shared_primary {
+            SHARED
+        } else {
+            FOR_EVER
+        }
+    }
+
+    /// Tells two objects apart that had the same number one after the other. Through the mount that
+    /// cannot happen: a number is not free while the kernel knows it.
+    pub(super) fn generation(self, stat: &Stat) -> Generation {
+        let born = stat.btime.filter(|_| self.shared_primary);
+        // The kernel compares 32 bits (fs/fuse/fuse_i.h, fuse_stale_inode).
+        let mixed = born.map_or(0, |t| {
+            let nanos = t.seconds.wrapping_mul(1_000_000_000);
+            nanos.wrapping_add(t.nanos.into()).cast_unsigned() & 0xffff_ffff
+        });
+        Generation(mixed)
+    }
+}
 
 /// The errno as it came from the system call.
 pub(super) fn errno(errno: Errno) -> fuser::Errno {

@@ -79,26 +79,23 @@ impl MirrorFs {
         let fsetid = !acl || caller.uid == 0 || self.is_member(caller, &node);
         let needs = Needs {
             caller,
-            umask: 0,
+            umask: None,
             fsetid,
         };
         let how = flags.cast_unsigned();
-        let action = Action::SetXattr {
-            node,
-            name,
-            value,
-            how,
+        let action = Action::SetXattr { node, name, how };
+        let op = Op {
+            needs,
+            action,
+            data: value,
         };
-        self.mirror.apply(&Op { needs, action }).map(drop)
+        self.mirror.apply(&op).map(drop)
     }
 
     pub(super) fn remove_xattr(&self, needs: Needs, ino: INodeNo, name: &OsStr) -> Result<()> {
         let (node, name) = (self.node(ino)?, c_name(name)?);
         self.mirror
-            .apply(&Op {
-                needs,
-                action: Action::RemoveXattr { node, name },
-            })
+            .apply(&Op::new(needs, Action::RemoveXattr { node, name }))
             .map(drop)
     }
 }

@@ -1,35 +1,56 @@
 // SPDX-License-Identifier: MIT
-//! `Lane`: one replica, and how ops get there.
+//! `Lane`: how ops get to a replica, and whether they still do.
 //!
-//! One carrier so far, *inline*: the thread that served the primary carries the op on, from the
-//! same buffer. A lane is open until its replica fails for the first time; from then on nothing
-//! more is sent, because a replica with a gap in it is worth less than one that stops at a known
-//! moment.
+//! Two ways. *Inline* (`mode=sync`): the thread that served the primary carries the op on, from
+//! the same buffer, before the application is answered. *Queued* (`mode=async`): the op waits in a
+//! [`Window`], with a copy of its data, for the lane's own thread.
+//!
+//! A lane is open until its replica fails for the first time; from then on nothing more is sent,
+//! because a replica with a gap in it is worth less than one that stops at a known moment.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::resync::{Lack, Lacks};
+use super::replica::{Done, Fault, Replica};
+use super::window::{Lag, Limits, Obstacle, Ticket, Window};
 use crate::store::op::{Action, Op};
-use crate::store::{Applied, Node, Scope, Space, Stat, Target, Time};
+use crate::store::{Node, Scope, Space, Stat, Time};
+use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
 
-/// Why a lane closed.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// What the replica answered, or `None` when it did something other than the primary.
-    pub errno: Option<Errno>,
-    /// What was being done, to what: "write to photos/img.raw".
-    pub doing: String,
+/// From here on, in bytes, a write goes to both copies at once.
+const BESIDE_MIN: usize = 512 << 10;
+
+/// What waits to be done on the replica, complete in itself.
+#[derive(Debug)]
+pub enum Task {
+    /// Do what the primary did.
+    Follow {
+        needs: Needs,
+        action: Action,
+        data: Box<[u8]>,
+        done: Done,
+    },
+    /// Take over the primary's times.
+    Times {
+        node: Arc<Node>,
+        atime: Time,
+        mtime: Time,
+    },
+    /// Follow a change that failed on the primary.
+    Conform { node: Arc<Node>, like: Stat },
 }
 
-/// One replica.
+/// A place in the lane's order, taken before the primary begins; nothing where ops go inline.
+#[derive(Debug, Default)]
+pub struct Place<'a>(Option<Ticket<'a, Task>>);
+
+/// One replica, and the way to it.
 pub struct Lane {
-    target: Arc<dyn Target>,
+    replica: Replica,
+    window: Option<Window<Task>>,
     open: AtomicBool,
-    /// What the replica was accepted without (`--metadata-loss=warn`).
-    lacks: Lacks,
-    written_bytes: AtomicU64,
     errors: AtomicU64,
 }
 
@@ -42,16 +63,20 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// A lane to `target`; closed from the start when mounted without the replica.
+    /// A lane to `replica`, queued if there are limits for a queue; closed from the start when
+    /// mounted without the replica.
     #[must_use]
-    pub fn new(target: Arc<dyn Target>, open: bool, lacks: Lacks) -> Self {
-        Self {
-            target,
+    pub fn new(replica: Replica, limits: Option<Limits>, open: bool) -> Self {
+        let lane = Self {
+            replica,
+            window: limits.map(Window::new),
             open: AtomicBool::new(open),
-            lacks,
-            written_bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+        };
+        if let Some(window) = lane.window.as_ref().filter(|_| !open) {
+            window.close();
         }
+        lane
     }
 
     /// Whether ops are still sent.
@@ -63,218 +88,247 @@ impl Lane {
     /// Stops sending. True for the one caller who did it.
     pub fn close(&self) -> bool {
         self.errors.fetch_add(1, Ordering::Relaxed);
-        self.open.swap(false, Ordering::AcqRel)
+        let first = self.open.swap(false, Ordering::AcqRel);
+        if let Some(window) = &self.window {
+            window.close();
+        }
+        first
     }
 
     /// Bytes written to the replica, and errors it gave.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        (
-            self.written_bytes.load(Ordering::Relaxed),
-            self.errors.load(Ordering::Relaxed),
-        )
+        let errors = self.errors.load(Ordering::Relaxed);
+        (self.replica.written_bytes(), errors)
     }
 
-    /// Carries out on the replica what the primary did, and exactly that.
+    /// How far the replica is behind what was acknowledged.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        self.window.as_ref().map_or_else(Lag::default, Window::lag)
+    }
+
+    /// Takes the next place in the order, for a change with `bytes` of data; waits for room. The
+    /// place of a lane that is closed is as good as none.
+    ///
+    /// # Errors
+    /// A fault when the window cannot take it, and the primary is to go on alone.
+    pub fn reserve(&self, bytes: usize) -> std::result::Result<Place<'_>, Fault> {
+        let Some(window) = &self.window else {
+            return Ok(Place(None));
+        };
+        match window.reserve(bytes) {
+            Ok(ticket) => Ok(Place(Some(ticket))),
+            Err(Obstacle::Closed) => Ok(Place(None)),
+            Err(obstacle) => Err(fault(obstacle)),
+        }
+    }
+
+    /// Carries an op to the replica: now, or in its place.
     ///
     /// # Errors
     /// A fault when the replica failed or did something else: from then on it is behind.
     pub fn carry(
         &self,
         op: &Op<'_>,
-        primary: &Applied,
-        node: Option<&Arc<Node>>,
+        done: Done,
+        place: Place<'_>,
     ) -> std::result::Result<(), Fault> {
-        let done = match &op.action {
-            Action::Write {
-                node,
-                offset,
-                data,
-                appending,
-            } => {
-                let data = &data[..primary.written.min(data.len())];
-                self.write(op, node, *offset, data, *appending)
-            }
-            Action::CopyRange {
-                from,
-                from_offset,
-                to,
-                to_offset,
-                ..
-            } => self.copy_range(op, from, *from_offset, to, *to_offset, primary.written),
-            _ => self
-                .target
-                .apply(op)
-                .and_then(|applied| self.adopt(primary, applied, node)),
-        };
-        let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
-        match done {
-            Err(errno) if self.does_without(op, errno) => Ok(()),
-            done => done.map_err(|errno| Fault {
-                errno: Some(errno),
-                doing: describe(op),
-            }),
+        if self.window.is_none() {
+            return self.replica.follow(op, &done);
         }
-    }
-
-    /// Whether this is a loss that was accepted at mount.
-    fn does_without(&self, op: &Op<'_>, errno: Errno) -> bool {
-        let refused = matches!(errno, Errno::OPNOTSUPP | Errno::PERM | Errno::NOTTY);
-        let lack = match &op.action {
-            Action::SetXattr { .. } | Action::RemoveXattr { .. } => Lack::Xattr,
-            Action::SetFlags { .. } => Lack::Flags,
-            _ => return false,
-        };
-        refused && self.lacks.contains(lack)
-    }
-
-    /// Ties the replica's new object to its node, with the primary's times.
-    fn adopt(&self, primary: &Applied, replica: Applied, node: Option<&Arc<Node>>) -> Result<()> {
-        let (Some(node), Some(first), Some(made)) = (node, &primary.made, replica.made) else {
-            return Ok(());
-        };
-        let same = made.stat.mode == first.stat.mode
-            && (made.stat.uid, made.stat.gid) == (first.stat.uid, first.stat.gid);
-        let times = (first.stat.atime, first.stat.mtime);
-        let replica_times = (made.stat.atime, made.stat.mtime);
-        self.target.adopt(node, made);
-        if !same {
-            // Another file system, another idea of what a new object looks like.
-            return Err(Errno::OPNOTSUPP);
-        }
-        if times == replica_times {
-            return Ok(());
-        }
-        self.target.set_times(node, times.0, times.1)
-    }
-
-    /// Writes all of `data`: what the primary took in one call, the replica takes in as many as
-    /// it needs.
-    fn write(
-        &self,
-        op: &Op<'_>,
-        node: &Arc<Node>,
-        offset: u64,
-        data: &[u8],
-        appending: bool,
-    ) -> Result<()> {
-        self.fully(op, data.len(), |done| Action::Write {
-            node: node.clone(),
-            offset: offset + done as u64,
-            data: &data[done..],
-            appending,
-        })
-    }
-
-    /// Copies exactly `length` bytes within the replica.
-    fn copy_range(
-        &self,
-        op: &Op<'_>,
-        from: &Arc<Node>,
-        from_offset: u64,
-        to: &Arc<Node>,
-        to_offset: u64,
-        length: usize,
-    ) -> Result<()> {
-        self.fully(op, length, |done| Action::CopyRange {
-            from: from.clone(),
-            from_offset: from_offset + done as u64,
-            to: to.clone(),
-            to_offset: to_offset + done as u64,
-            length: (length - done) as u64,
-        })
-    }
-
-    /// Carries out the part of `op` that is left after `done` bytes until all `length` are done.
-    fn fully<'a>(
-        &self,
-        op: &Op<'_>,
-        length: usize,
-        rest: impl Fn(usize) -> Action<'a>,
-    ) -> Result<()> {
-        let mut done = 0;
-        while done < length {
-            let part = Op {
-                needs: op.needs,
-                action: rest(done),
-            };
-            match self.target.apply(&part)?.written {
-                0 => return Err(Errno::IO),
-                n => done += n,
-            }
-        }
-        self.written_bytes.fetch_add(done as u64, Ordering::Relaxed);
+        place.fill(|| Task::Follow {
+            needs: op.needs,
+            action: op.action.clone(),
+            data: op.data.into(),
+            done,
+        });
         Ok(())
     }
 
     /// Carries a node's times over.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
     pub fn set_times(
         &self,
         node: &Arc<Node>,
         atime: Time,
         mtime: Time,
     ) -> std::result::Result<(), Fault> {
-        self.target
-            .set_times(node, atime, mtime)
-            .map_err(|errno| Fault {
-                errno: Some(errno),
-                doing: format!("carry times over to {}", node.display_path()),
-            })
+        if self.window.is_none() {
+            return self.replica.set_times(node, atime, mtime);
+        }
+        let node = node.clone();
+        self.reserve(0)?.fill(|| Task::Times { node, atime, mtime });
+        Ok(())
     }
 
     /// Makes size and permission bits follow the primary after an op that failed there.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
     pub fn conform(&self, node: &Arc<Node>, like: &Stat) -> std::result::Result<(), Fault> {
-        self.target.conform(node, like).map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: format!("follow a failed change of {}", node.display_path()),
-        })
+        if self.window.is_none() {
+            return self.replica.conform(node, like);
+        }
+        let (node, like) = (node.clone(), *like);
+        self.reserve(0)?.fill(|| Task::Conform { node, like });
+        Ok(())
     }
 
-    /// Makes a node durable on the replica.
-    pub fn barrier(&self, node: &Arc<Node>, scope: Scope) -> std::result::Result<(), Fault> {
-        self.target.barrier(node, scope).map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: format!("fsync of {}", node.display_path()),
-        })
+    /// Waits until everything acknowledged so far is on the replica.
+    ///
+    /// # Errors
+    /// A fault when the replica does not answer any more.
+    pub fn settle(&self) -> std::result::Result<(), Fault> {
+        match self.window.as_ref().map_or(Ok(()), Window::settle) {
+            // Who closed it has said why.
+            Ok(()) | Err(Obstacle::Closed) => Ok(()),
+            Err(obstacle) => Err(fault(obstacle)),
+        }
+    }
+
+    /// The fault of a replica that has not answered for too long, for whoever looks.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Fault> {
+        let stalled = self.window.as_ref().is_some_and(Window::has_stalled);
+        stalled.then(|| fault(Obstacle::Stalled))
+    }
+
+    /// Makes a node durable on the replica, with everything acknowledged before, while `primary`
+    /// does the same there.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
+    pub fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        let settled = self.settle();
+        if settled.is_err() || !self.is_open() {
+            primary();
+            return settled;
+        }
+        self.replica.barrier_beside(node, scope, primary)
+    }
+
+    /// Whether an op is to be carried to the replica while the primary does it: writing two large
+    /// blocks at once takes less time than one after the other.
+    #[must_use]
+    pub fn goes_beside(&self, op: &Op<'_>) -> bool {
+        // Who clears set-id bits or appends only has more to mind than the bytes.
+        let plain = matches!(op.action, Action::Write { appending: false, .. } if op.needs.fsetid);
+        plain && op.data.len() >= BESIDE_MIN && self.window.is_none() && self.is_open()
+    }
+
+    /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
+    pub fn write_beside(
+        &self,
+        op: &Op<'_>,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        self.replica.write_beside(op, primary)
+    }
+
+    /// Writes what the primary holds, where the replica has taken something that the primary
+    /// has not.
+    ///
+    /// # Errors
+    /// As [`Self::carry`].
+    pub fn put_back(
+        &self,
+        node: &Arc<Node>,
+        offset: u64,
+        data: &[u8],
+    ) -> std::result::Result<(), Fault> {
+        let action = Action::Write {
+            node: node.clone(),
+            offset,
+            appending: false,
+        };
+        let op = Op {
+            needs: Needs::DAEMON,
+            action,
+            data,
+        };
+        let written = data.len();
+        let done = Done {
+            written,
+            made: None,
+        };
+        self.replica.follow(&op, &done)
+    }
+
+    /// The lane's own thread: carries what is queued, in order, until the lane closes. `fail`
+    /// hears of the fault that ends it.
+    pub fn run(&self, fail: impl FnOnce(Fault)) {
+        let Some(window) = &self.window else {
+            return;
+        };
+        let mut batch = VecDeque::new();
+        while window.take(&mut batch) {
+            while let Some(task) = batch.pop_front() {
+                if let Err(fault) = self.perform(task) {
+                    return fail(fault);
+                }
+                if !window.carried(!batch.is_empty()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn perform(&self, task: Task) -> std::result::Result<(), Fault> {
+        match task {
+            Task::Follow {
+                needs,
+                action,
+                data,
+                done,
+            } => {
+                let op = Op {
+                    needs,
+                    action,
+                    data: &data,
+                };
+                self.replica.follow(&op, &done)
+            }
+            Task::Times { node, atime, mtime } => self.replica.set_times(&node, atime, mtime),
+            Task::Conform { node, like } => self.replica.conform(&node, &like),
+        }
     }
 
     /// Sizes of the replica's file system.
+    ///
+    /// # Errors
+    /// The replica's own.
     pub fn space(&self) -> Result<Space> {
-        self.target.space()
+        self.replica.space()
     }
 }
 
-/// "write to photos/img.raw", for messages.
-fn describe(op: &Op<'_>) -> String {
-    let verb = op.verb();
-    let below = |parent: &Node, name: &crate::store::Name| {
-        let name = name
-            .as_os_str()
-            .to_string_lossy()
-            .escape_debug()
-            .to_string();
-        match parent.display_path().as_str() {
-            "." => name,
-            dir => format!("{dir}/{name}"),
+impl Place<'_> {
+    fn fill(self, task: impl FnOnce() -> Task) {
+        if let Some(ticket) = self.0 {
+            ticket.fill(task());
         }
+    }
+}
+
+/// What an obstacle means for the replica.
+fn fault(obstacle: Obstacle) -> Fault {
+    let (errno, doing) = match obstacle {
+        Obstacle::Stalled => (Some(Errno::TIMEDOUT), "it does not answer"),
+        Obstacle::Full | Obstacle::Closed => (None, "max-lag is reached"),
     };
-    let object = match &op.action {
-        Action::Write { node, .. }
-        | Action::Truncate { node, .. }
-        | Action::Allocate { node, .. }
-        | Action::CopyRange { to: node, .. }
-        | Action::SetAttr { node, .. }
-        | Action::SetFlags { node, .. }
-        | Action::SetXattr { node, .. }
-        | Action::RemoveXattr { node, .. } => node.display_path(),
-        Action::Create { parent, name, .. }
-        | Action::Mkdir { parent, name, .. }
-        | Action::Mknod { parent, name, .. }
-        | Action::Symlink { parent, name, .. }
-        | Action::Link { parent, name, .. }
-        | Action::Unlink { parent, name, .. }
-        | Action::Rmdir { parent, name, .. } => below(parent, name),
-        Action::Rename { from, .. } => below(&from.0, &from.1),
-    };
-    format!("{verb} {object}")
+    Fault {
+        errno,
+        doing: doing.to_owned(),
+    }
 }

@@ -12,12 +12,15 @@ pub mod attach;
 pub mod failure;
 pub mod lane;
 pub mod order;
+pub mod replica;
 pub mod report;
 pub mod resync;
 pub mod settle;
 pub mod state;
 pub mod times;
+pub mod window;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -29,10 +32,12 @@ use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
 use failure::Named;
-use lane::{Fault, Lane};
-use order::Order;
+use lane::{Lane, Place};
+use order::{Order, Turn};
+use replica::{Done, Fault};
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
+use window::Lag;
 
 /// Where the state of the mirror is kept across mounts: the stamps on both roots.
 pub trait Record: Send + Sync {
@@ -70,6 +75,9 @@ pub struct Health {
     pub degraded: Option<Degraded>,
 }
 
+/// How much of a file is copied at a time, in bytes.
+const COPIED: usize = 128 << 10;
+
 /// What is on record about a failed replica.
 const NOTHING: u8 = 0;
 const RECORDED: u8 = 1;
@@ -102,6 +110,8 @@ pub struct Parts {
     pub record: Arc<dyn Record>,
     /// What the application hears of a failing replica.
     pub policy: OnReplicaError,
+    /// Whether fsync waits for the replica too.
+    pub sync_both: bool,
     /// Epoch, and why the replica is missing if it is from the start.
     pub health: Health,
 }
@@ -114,6 +124,7 @@ pub struct Mirror {
     nodes: Arc<Nodes>,
     record: Arc<dyn Record>,
     policy: OnReplicaError,
+    sync_both: bool,
     order: Order,
     times: Times,
     health: Mutex<Health>,
@@ -148,6 +159,7 @@ impl Mirror {
             nodes: parts.nodes,
             record: parts.record,
             policy: parts.policy,
+            sync_both: parts.sync_both,
             order: Order::default(),
             times: Times::default(),
             health: Mutex::new(parts.health),
@@ -169,30 +181,74 @@ impl Mirror {
             return Err(Errno::IO);
         }
         let turn = self.order.enter(&op.claims());
+        if self.lane.goes_beside(op) {
+            return self.write_beside(op, turn);
+        }
+        let place = self.lane.reserve(op.data.len());
+        let place = place.unwrap_or_else(|fault| {
+            self.fail(fault);
+            Place::default()
+        });
         let done = self.primary.apply(op);
         self.mind_background();
         let mut applied = match done {
             Ok(applied) => applied,
             Err(errno) => {
+                drop(place);
                 drop(turn);
-                self.failed(op, errno);
+                self.failed(op, errno, None);
                 return Err(errno);
             }
         };
         let node = self.remember(op, &mut applied);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
-        let carried = self.carry(op, &applied, node.as_ref());
-        let id = node.as_ref().map(|node| node.id);
-        let made = node.zip(applied.made.map(|made| made.stat));
-        let outcome = Outcome {
+        let done = Done {
             written: applied.written,
-            made,
+            made: node.zip(applied.made.map(|made| made.stat)),
         };
+        let carried = self.carry(op, done.clone(), place);
+        let outcome = Outcome {
+            written: done.written,
+            made: done.made,
+        };
+        let id = outcome.made.as_ref().map(|(node, _)| node.id);
         settle(Ok(outcome), carried, self.policy).inspect_err(|_| {
             // Nobody hears of the node, so nobody will forget it.
             id.into_iter().for_each(|id| self.nodes.forget(id, 1));
         })
+    }
+
+    /// Carries out a large write on both copies at once.
+    fn write_beside(&self, op: &Op<'_>, turn: Turn<'_>) -> Result<Outcome> {
+        let mut done = Err(Errno::IO);
+        let carried = self
+            .lane
+            .write_beside(op, &mut || done = self.primary.apply(op));
+        self.mind_background();
+        let written = done.as_ref().map_or(0, |applied| applied.written);
+        self.primary_bytes
+            .fetch_add(written as u64, Ordering::Relaxed);
+        let carried = match carried {
+            Ok(()) => {
+                op.content().into_iter().for_each(|n| self.times.touch(n));
+                Carried::Done
+            }
+            Err(fault) => self.fail(fault),
+        };
+        if written < op.data.len() {
+            // The replica may have more of it than the primary.
+            drop(turn);
+            match &done {
+                Err(errno) => self.failed(op, *errno, op.written_range()),
+                Ok(_) => self.put_right(op, op.written_range()),
+            }
+        }
+        let outcome = Outcome {
+            written,
+            made: None,
+        };
+        settle(done.map(|_| outcome), carried, self.policy)
     }
 
     /// A sync of the primary that ran behind the back of any op has failed: what the replica has
@@ -228,11 +284,11 @@ impl Mirror {
     }
 
     /// Brings the replica along, and notes whose times are to follow.
-    fn carry(&self, op: &Op<'_>, applied: &Applied, node: Option<&Arc<Node>>) -> Carried {
+    fn carry(&self, op: &Op<'_>, done: Done, place: Place<'_>) -> Carried {
         if !self.lane.is_open() {
             return self.on_record();
         }
-        let carried = match self.lane.carry(op, applied, node) {
+        let carried = match self.lane.carry(op, done, place) {
             Ok(()) => Carried::Done,
             Err(fault) => return self.fail(fault),
         };
@@ -281,7 +337,7 @@ impl Mirror {
         let recorded = worn.and_then(|()| self.record.degraded(&fault));
         health.epoch_before = Some(health.epoch);
         let why = fault.errno.map_or_else(
-            || "it differs from the primary".to_owned(),
+            || "it is too far behind".to_owned(),
             |errno| Named(errno).to_string(),
         );
         let doing = &fault.doing;
@@ -290,7 +346,8 @@ impl Mirror {
                 health.epoch = epoch;
                 self.recorded.store(RECORDED, Ordering::Release);
                 tracing::error!(
-                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [MF-0003]"
+                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [{}]",
+                    fault.id()
                 );
                 Carried::Failed
             }
@@ -304,14 +361,24 @@ impl Mirror {
                 Carried::Unrecorded
             }
         };
-        // What the kernel knows has no place on the replica any more.
-        self.nodes.leave_replica();
         health.degraded = Some(Degraded {
+            id: fault.id(),
             fault,
-            id: Id::ReplicaFailed,
             since: clock::now().tv_sec,
         });
+        self.leave_replica();
         carried
+    }
+
+    /// What the kernel knows has no place on the replica any more. Closing its descriptors may
+    /// take as long as anything else there: not on a thread that someone waits for.
+    fn leave_replica(&self) {
+        let nodes = self.nodes.clone();
+        let leave = move || nodes.leave_replica();
+        let thread = std::thread::Builder::new().name("leave".to_owned());
+        if let Err(error) = thread.spawn(leave) {
+            tracing::debug!("descriptors of the replica stay open: {error}");
+        }
     }
 
     /// Whether the lane's end is on disk; waits for the thread that is writing it.
@@ -328,7 +395,7 @@ impl Mirror {
     /// An op that failed on the primary may have been done there in part: a full disk leaves a
     /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
     /// content itself is in question, the mirror says so.
-    fn failed(&self, op: &Op<'_>, errno: Errno) {
+    fn failed(&self, op: &Op<'_>, errno: Errno, ahead: Option<Range<u64>>) {
         // A rename that ext4 takes back leaves new times on the directories.
         for dir in op.directories() {
             self.times.touch(dir);
@@ -338,25 +405,49 @@ impl Mirror {
             let doing = format!("the primary failed in the middle of {}", op.verb());
             self.doubt(errno, doing);
         }
+        self.put_right(op, ahead);
+    }
+
+    /// Makes the replica's file like the primary's after an op that was done in part: its size and
+    /// permissions, and the bytes in `ahead` that the replica may have and the primary not.
+    fn put_right(&self, op: &Op<'_>, ahead: Option<Range<u64>>) {
         let Some(node) = op.content().filter(|_| self.lane.is_open()) else {
             return;
         };
         self.times.touch(node);
         // The whole file: a write at its end that reached one copy only would look like a leftover.
         let _turn = self.order.enter(&Claim::whole(node));
-        let conformed = match self.source.stat(node) {
-            Ok(stat) => self.lane.conform(node, &stat),
-            Err(errno) => Err(Fault {
-                errno: Some(errno),
-                doing: format!(
-                    "the primary could not tell the size of {}",
-                    node.display_path()
-                ),
-            }),
-        };
+        if self.nodes.is_shared() && matches!(self.source.stat(node), Err(Errno::STALE)) {
+            return; // removed behind the mount, as it may be; nothing was done to it
+        }
+        let conformed = self
+            .put_back(node, ahead.unwrap_or_default())
+            .and_then(|()| {
+                let stat = self.source.stat(node);
+                stat.map_err(|errno| unreadable(errno, "size", node))
+            })
+            .and_then(|stat| self.lane.conform(node, &stat));
         if let Err(fault) = conformed {
             self.fail(fault);
         }
+    }
+
+    /// Copies a part of the primary's file to the replica.
+    fn put_back(&self, node: &Arc<Node>, part: Range<u64>) -> std::result::Result<(), Fault> {
+        let mut block = vec![0; COPIED];
+        let mut at = part.start;
+        while at < part.end {
+            let most = usize::try_from(part.end - at).map_or(COPIED, |left| left.min(COPIED));
+            let read = self.source.read(node, &mut block[..most], at);
+            match read.map_err(|errno| unreadable(errno, "content", node))? {
+                0 => break,
+                n => {
+                    self.lane.put_back(node, at, &block[..n])?;
+                    at += n as u64;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The copies may differ, and not because of the replica.
@@ -379,7 +470,14 @@ impl Mirror {
         if node.unsettled.load(Ordering::Acquire) {
             self.carry_times(node);
         }
-        let done = self.primary.barrier(node, scope);
+        let mut done = Ok(());
+        let mut primary = || done = self.primary.barrier(node, scope);
+        let beside = if self.sync_both && self.lane.is_open() {
+            self.lane.barrier_beside(node, scope, &mut primary)
+        } else {
+            primary();
+            Ok(())
+        };
         if let Err(errno) = node.sync_error() {
             // A failed sync is a failed write: the kernel drops what it could not write, and the
             // replica may have it.
@@ -390,13 +488,10 @@ impl Mirror {
             return Err(errno);
         }
         done?;
-        let carried = if self.lane.is_open() {
-            match self.lane.barrier(node, scope) {
-                Ok(()) => Carried::Done,
-                Err(fault) => self.fail(fault),
-            }
-        } else {
-            self.on_record()
+        let carried = match beside {
+            Ok(()) if self.lane.is_open() => Carried::Done,
+            Ok(()) => self.on_record(),
+            Err(fault) => self.fail(fault),
         };
         settle(Ok(()), carried, self.policy)
     }
@@ -412,14 +507,9 @@ impl Mirror {
         let done = match self.source.stat(node) {
             // No name leads to it any more on either copy.
             Ok(stat) if stat.nlink == 0 => return,
+            Err(Errno::STALE) if self.nodes.is_shared() => return,
             Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
-            Err(errno) => Err(Fault {
-                errno: Some(errno),
-                doing: format!(
-                    "the primary could not tell the times of {}",
-                    node.display_path()
-                ),
-            }),
+            Err(errno) => Err(unreadable(errno, "times", node)),
         };
         if let Err(fault) = done {
             self.fail(fault);
@@ -441,15 +531,40 @@ impl Mirror {
         self.nodes.sweep();
     }
 
-    /// Carries over every time that waits now, while the mount goes on.
+    /// Carries what is queued for the replica, until that fails.
+    pub fn carry_queued(&self) {
+        self.lane.run(|fault| {
+            self.fail(fault);
+        });
+    }
+
+    /// Brings the replica up to date, times and all, while the mount goes on.
     pub fn settle_now(&self) {
         self.carry_all(self.times.take());
+        self.settle_lane();
     }
 
     /// Lets nothing new in, finishes what is under way and settles every time.
     pub fn drain(&self) {
         *self.gate.write() = false;
         self.carry_all(self.times.stop());
+        self.settle_lane();
+    }
+
+    fn settle_lane(&self) {
+        if let Err(fault) = self.lane.settle() {
+            self.fail(fault);
+        }
+    }
+
+    /// How far the replica is behind what was acknowledged. One that does not answer is found out
+    /// here at the latest.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        if let Some(fault) = self.lane.stalled() {
+            self.fail(fault);
+        }
+        self.lane.lag()
     }
 
     /// Drains and notes the orderly end on both stamps.
@@ -510,3 +625,15 @@ impl Mirror {
         self.lane.counts()
     }
 }
+
+/// The replica cannot follow what the primary does not tell.
+fn unreadable(errno: Errno, what: &str, node: &Node) -> Fault {
+    let path = node.display_path();
+    Fault {
+        errno: Some(errno),
+        doing: format!("the primary could not tell the {what} of {path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,18 @@ pub struct Report {
     pub pid: u32,
     /// `io_uring` or `threads`.
     pub io: String,
+    /// Why it is less than was hoped for.
+    #[serde(default)]
+    pub io_reason: Option<String>,
+    /// What was asked of the disks through it.
+    #[serde(default)]
+    pub io_counters: std::collections::BTreeMap<String, u64>,
+    /// Whether PRIMARY may also change behind the mount.
+    #[serde(default)]
+    pub shared_primary: bool,
+    /// `writeback`; nothing is held back without it.
+    #[serde(default)]
+    pub cache: Option<String>,
     /// How often the kernel asked what since mount, by the request's name.
     #[serde(default)]
     pub requests: std::collections::BTreeMap<String, u64>,

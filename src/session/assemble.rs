@@ -12,25 +12,28 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::MountConfig;
+use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion};
 use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
-use crate::fs::MirrorFs;
+use crate::fs::{Caching, MirrorFs};
 use crate::metrics::Requests;
 use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::{self, AttachError, Attached, Options};
 use crate::mirror::failure::{Named, errno_name, show_path};
-use crate::mirror::lane::{Fault, Lane};
+use crate::mirror::lane::Lane;
+use crate::mirror::replica::{self, Fault};
 use crate::mirror::report::{Primary, Reason, Replica, Report, Scan};
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::state::{MirrorState, ReplicaState};
+use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
-use crate::store::cache::{Cache, Cached};
+use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
+use crate::uring::{Engine, Rung, Wish};
 
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
 const SPARE_DESCRIPTORS: u64 = 32;
@@ -87,45 +90,101 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let scan = scan_of(config, &attached, began);
     let attached = Arc::new(attached);
 
+    let engine = engine_of(config)?;
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let each = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS) / 2;
     let each = usize::try_from(each).unwrap_or(usize::MAX);
     let primary = Arc::new(Tree::new(Side::Primary, primary_root, each));
     let open = attached.is_in_sync();
     let target: Arc<dyn Target> = match replica_root {
-        Ok(root) => Arc::new(Tree::new(Side::Replica, root, each)),
+        Ok(root) => Arc::new(Tree::new(Side::Replica, root, each).with_engine(engine.clone())),
         // Never asked for anything: its lane is closed from the start.
         Err(_) => primary.clone(),
     };
     let root = primary.root_stat().map_err(|errno| {
         Refusal::refused(format!("the primary cannot be read: {}.", Named(errno)))
     })?;
-    let nodes = Arc::new(Nodes::new(&root));
+    let nodes = Nodes::new(&root);
+    let nodes = Arc::new(if config.shared_primary {
+        nodes.shared()
+    } else {
+        nodes
+    });
     if !open {
         nodes.leave_replica();
     }
-    let cache = Arc::new(Cache::new(STAT_CACHE_BYTES, primary.atime()));
+    // Behind our back nothing stays true.
+    let room = if config.shared_primary {
+        0
+    } else {
+        STAT_CACHE_BYTES
+    };
+    let cache = Arc::new(StatCache::new(room, primary.atime()));
     let primary = Arc::new(Cached::new(primary, cache.clone()));
     let source: Arc<dyn Source> = primary.clone();
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
         primary,
-        lane: Lane::new(target, open, attached.lacks()),
+        lane: Lane::new(
+            replica::Replica::new(target, attached.lacks()),
+            limits_of(config),
+            open,
+        ),
         nodes: nodes.clone(),
         record: attached.clone(),
         policy: config.on_replica_error,
+        sync_both: config.fsync == Fsync::Both,
         health: health_of(&attached),
     }));
-    let settling = mirror.clone();
-    std::thread::Builder::new()
-        .name("times".into())
-        .spawn(move || settling.settle_times())
-        .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))?;
-    let fs = MirrorFs::new(source, mirror.clone(), nodes);
+    start("times", &mirror, Mirror::settle_times)?;
+    if config.mode == When::Async {
+        start("lane-1", &mirror, Mirror::carry_queued)?;
+    }
+    let caching = Caching {
+        shared_primary: config.shared_primary,
+        writeback: config.cache == Cache::Writeback,
+    };
+    let fs = MirrorFs::new(source, mirror.clone(), nodes, caching);
     let counters = (fs.requests(), cache);
-    let keeper = Keeper::new(config, mirror, &attached, scan, counters);
+    let keeper = Keeper::new(config, mirror, &attached, scan, counters, engine);
     let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
+}
+
+/// Starts one of the mirror's own threads.
+fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Mirror)) -> Result<(), Refusal> {
+    let mirror = mirror.clone();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || work(&mirror))
+        .map(drop)
+        .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))
+}
+
+/// The way to the disks that was asked for.
+fn engine_of(config: &MountConfig) -> Result<Arc<Engine>, Refusal> {
+    let wish = match config.io {
+        Io::Auto => Wish::Auto,
+        Io::Uring => Wish::Uring,
+        Io::Threads => Wish::Threads,
+    };
+    let engine = Engine::new(wish).map_err(|why| {
+        Refusal::system(format!("there is no io_uring: {why}."))
+            .next("To do without: io=auto, or leave io=uring out.")
+    })?;
+    if let (_, Some(why)) = engine.stand() {
+        tracing::info!("{why}");
+    }
+    Ok(Arc::new(engine))
+}
+
+/// The bounds of what may wait for the replica; nothing may with `mode=sync`.
+fn limits_of(config: &MountConfig) -> Option<Limits> {
+    (config.mode == When::Async).then_some(Limits {
+        bytes: config.max_lag,
+        pull_ahead: config.on_congestion == OnCongestion::PullAhead,
+        patience: config.replica_timeout,
+    })
 }
 
 /// A root directory, open for reading. With `one-file-system` it is a private view of the tree
@@ -293,7 +352,8 @@ pub(super) struct Keeper {
     frame: Report,
     mountpoint: String,
     requests: Arc<Requests>,
-    cache: Arc<Cache>,
+    cache: Arc<StatCache>,
+    engine: Arc<Engine>,
 }
 
 impl Keeper {
@@ -302,16 +362,22 @@ impl Keeper {
         mirror: Arc<Mirror>,
         attached: &Attached,
         scan: Option<Scan>,
-        (requests, cache): (Arc<Requests>, Arc<Cache>),
+        (requests, cache): (Arc<Requests>, Arc<StatCache>),
+        engine: Arc<Engine>,
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
+        let ahead = config.mode == When::Async;
+        let fsync = match config.fsync {
+            Fsync::Both => "both",
+            Fsync::Primary => "primary",
+        };
         let frame = Report {
             mirror: text(&config.mountpoint.path),
             id: attached.id.to_string(),
             state: MirrorState::InSync,
-            mode: "sync".to_owned(),
-            fsync: None,
-            max_lag_bytes: None,
+            mode: if ahead { "async" } else { "sync" }.to_owned(),
+            fsync: ahead.then(|| fsync.to_owned()),
+            max_lag_bytes: ahead.then_some(config.max_lag),
             epoch: attached.epoch(),
             epoch_before: None,
             reason: None,
@@ -339,6 +405,10 @@ impl Keeper {
             mounted_since: clock::now().tv_sec,
             pid: std::process::id(),
             io: "threads".to_owned(),
+            io_reason: None,
+            io_counters: BTreeMap::new(),
+            shared_primary: config.shared_primary,
+            cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
             stat_cache: None,
         };
@@ -348,37 +418,40 @@ impl Keeper {
             mountpoint: text(&config.mountpoint.typed),
             requests,
             cache,
+            engine,
         }
     }
 
     /// Why it is degraded, and what to do about it.
     fn explain(&self, report: &mut Report, degraded: &Degraded) {
         let replica = &mut report.replicas[0];
-        let missing = degraded.id != Id::ReplicaFailed;
-        let state = if missing {
-            ReplicaState::Missing
-        } else {
-            ReplicaState::Failed
+        let state = match degraded.id {
+            Id::ReplicaFailed => ReplicaState::Failed,
+            Id::PulledAhead => ReplicaState::Behind,
+            _ => ReplicaState::Missing,
         };
         state.word().clone_into(&mut replica.state);
         report.state = MirrorState::of([state]);
         let errno = degraded.fault.errno;
-        let text = if missing {
-            format!(
-                "Mounted without the replica: {}\n\
-                 Changes are on the primary only.",
-                degraded.fault.doing
-            )
-        } else {
-            let why = errno.map_or("it differs from the primary".to_owned(), |errno| {
-                Named(errno).to_string()
-            });
-            format!(
-                "The replica stopped taking writes at {{since}}: {why}.\n\
+        let doing = &degraded.fault.doing;
+        let text = match (state, errno) {
+            (ReplicaState::Failed, Some(errno)) => format!(
+                "The replica stopped taking writes at {{since}}: {}.\n\
                  Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies. It happened during: {}",
-                degraded.fault.doing
-            )
+                 the next mount compares the copies. It happened during: {doing}",
+                Named(errno)
+            ),
+            (ReplicaState::Behind, _) => {
+                "The replica was left behind at {since}, when max-lag was \
+                 reached (on-congestion=pull-ahead).\n\
+                 Files stay readable and writable. Changes since then are on the primary only;\n\
+                 the next mount compares the copies."
+                    .to_owned()
+            }
+            _ => format!(
+                "Mounted without the replica: {doing}\n\
+                 Changes are on the primary only."
+            ),
         };
         let cure = match errno {
             Some(Errno::NOSPC | Errno::DQUOT) => format!("Free space under {}", replica.path),
@@ -402,6 +475,7 @@ impl Keeper {
 impl Controlled for Keeper {
     fn report(&self) -> Report {
         let mut report = self.frame.clone();
+        let lag = self.mirror.lag();
         let health = self.mirror.health();
         report.epoch = health.epoch;
         report.epoch_before = health.epoch_before;
@@ -409,10 +483,23 @@ impl Controlled for Keeper {
         report.primary.written_bytes = bytes;
         report.primary.errors = errors;
         let (bytes, errors) = self.mirror.replica_counts();
-        report.replicas[0].written_bytes = bytes;
-        report.replicas[0].errors = errors;
+        let replica = &mut report.replicas[0];
+        replica.written_bytes = bytes;
+        replica.errors = errors;
+        replica.lag_ops = lag.ops;
+        replica.lag_bytes = lag.bytes;
+        replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);
         report.requests = self.requests.by_name();
         report.stat_cache = Some(self.cache.counts());
+        let (rung, why) = self.engine.stand();
+        let io = if rung == Rung::Threads {
+            "threads"
+        } else {
+            "io_uring"
+        };
+        io.clone_into(&mut report.io);
+        report.io_reason = why;
+        report.io_counters = self.engine.counters().by_name();
         if let Some(degraded) = &health.degraded {
             self.explain(&mut report, degraded);
         }

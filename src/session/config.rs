@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::check;
 use super::mountpoint;
-use super::refusal::{Refusal, errno_text};
+use super::refusal::{Kind, Refusal, errno_text};
 pub use crate::mirror::attach::MetadataLoss;
 pub use crate::mirror::settle::OnReplicaError;
 use crate::sys::Errno;
@@ -25,6 +25,57 @@ pub enum Mode {
     /// When the primary has it.
     Async,
 }
+
+/// What `fsync(2)` waits for when a write does not wait for the replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fsync {
+    /// Both copies.
+    #[default]
+    Both,
+    /// The primary.
+    Primary,
+}
+
+/// What happens when the replica is `max-lag` behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCongestion {
+    /// Writes wait.
+    #[default]
+    Block,
+    /// They go on, and what the replica lacks is remembered.
+    PullAhead,
+}
+
+/// How the disks are asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// With what this machine has.
+    #[default]
+    Auto,
+    /// With `io_uring`, or not at all.
+    Uring,
+    /// With plain calls.
+    Threads,
+}
+
+/// What the kernel may hold back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cache {
+    /// Nothing: a write returns when it was made.
+    #[default]
+    Writethrough,
+    /// Small writes: it collects them and makes them later.
+    Writeback,
+}
+
+/// How far the replica may be behind, unless said otherwise, in bytes.
+pub const MAX_LAG: u64 = 256 << 20;
+/// The least that may be said: a few of the largest writes the kernel makes.
+const MAX_LAG_MIN: u64 = 4 << 20;
+/// How long a replica may take to answer, unless said otherwise.
+pub const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
+/// The least that may be said: a healthy disk takes this long on a bad day.
+const REPLICA_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
 /// Where log lines go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +139,20 @@ pub struct MountRequest {
     pub replicas: Vec<PathBuf>,
     /// When a write returns.
     pub mode: Mode,
+    /// What `fsync(2)` waits for; async only.
+    pub fsync: Option<Fsync>,
+    /// How far the replica may be behind, in bytes; async only.
+    pub max_lag: Option<u64>,
+    /// What happens when it is that far behind; async only.
+    pub on_congestion: Option<OnCongestion>,
+    /// How long a replica may take to answer.
+    pub replica_timeout: Option<Duration>,
+    /// How the disks are asked.
+    pub io: Io,
+    /// What the kernel may hold back.
+    pub cache: Cache,
+    /// PRIMARY may also change behind the mount.
+    pub shared_primary: bool,
     /// What the application is told when a replica fails.
     pub on_replica_error: OnReplicaError,
     /// Mount without the replica if need be.
@@ -151,6 +216,20 @@ pub struct MountConfig {
     pub replicas: Vec<Replica>,
     /// When a write returns.
     pub mode: Mode,
+    /// What `fsync(2)` waits for; with `Mode::Sync` always both.
+    pub fsync: Fsync,
+    /// How far the replica may be behind, in bytes; means nothing with `Mode::Sync`.
+    pub max_lag: u64,
+    /// What happens when it is that far behind; means nothing with `Mode::Sync`.
+    pub on_congestion: OnCongestion,
+    /// How long a replica may take to answer.
+    pub replica_timeout: Duration,
+    /// How the disks are asked.
+    pub io: Io,
+    /// What the kernel may hold back.
+    pub cache: Cache,
+    /// PRIMARY may also change behind the mount.
+    pub shared_primary: bool,
     /// What the application is told when a replica fails.
     pub on_replica_error: OnReplicaError,
     /// Mount without the replica if need be.
@@ -197,12 +276,8 @@ impl MountConfig {
     /// The first thing that is wrong, with what to do about it.
     pub fn resolve(request: MountRequest) -> Result<Self, Refusal> {
         let replica = one_replica(&request)?;
-        if request.mode == Mode::Async {
-            return Err(
-                Refusal::usage("mode=async is not available in this version yet.")
-                    .next("Leave it out: mode=sync is the default."),
-            );
-        }
+        go_together(&request)?;
+        not_yet(&request)?;
         let notes = if request.fake {
             Vec::new()
         } else {
@@ -225,6 +300,13 @@ impl MountConfig {
             mountpoint: mount_at,
             replicas: vec![replica],
             mode: request.mode,
+            fsync: request.fsync.unwrap_or_default(),
+            max_lag: request.max_lag.unwrap_or(MAX_LAG),
+            on_congestion: request.on_congestion.unwrap_or_default(),
+            replica_timeout: request.replica_timeout.unwrap_or(REPLICA_TIMEOUT),
+            io: request.io,
+            cache: request.cache,
+            shared_primary: request.shared_primary,
             on_replica_error: request.on_replica_error,
             degraded: request.degraded,
             adopt: request.adopt,
@@ -339,6 +421,69 @@ fn not_there(typed: &Path, role: &str, error: &std::io::Error) -> Refusal {
     }
 }
 
+/// Whether what was asked makes sense together. What mode=sync does anyway may be said aloud.
+fn go_together(request: &MountRequest) -> Result<(), Refusal> {
+    let lag = request.max_lag.unwrap_or(MAX_LAG);
+    let timeout = request.replica_timeout.unwrap_or(REPLICA_TIMEOUT);
+    let sync = request.mode == Mode::Sync;
+    let no = |why: &str, next: &str| Err(Refusal::usage(why).next(next));
+    if sync && request.fsync == Some(Fsync::Primary) {
+        return no(
+            "fsync=primary is for mode=async: with mode=sync every write waits for both copies.",
+            "Leave it out, or add: mode=async",
+        );
+    }
+    if sync && lag != MAX_LAG {
+        return no(
+            "max-lag is for mode=async: with mode=sync the replica is never behind.",
+            "Leave it out, or add: mode=async",
+        );
+    }
+    if sync && request.on_congestion == Some(OnCongestion::PullAhead) {
+        return no(
+            "on-congestion is for mode=async: with mode=sync nothing queues up.",
+            "Leave it out, or add: mode=async",
+        );
+    }
+    if lag < MAX_LAG_MIN {
+        return no(
+            "max-lag is too small: a few of the largest writes must fit.",
+            "Say 4M or more; 256M is the default.",
+        );
+    }
+    if timeout < REPLICA_TIMEOUT_MIN {
+        return no(
+            "replica-timeout is too short: a healthy disk would be given up.",
+            "Say 100ms or more; 5s is the default.",
+        );
+    }
+    if request.shared_primary && request.cache == Cache::Writeback {
+        return no(
+            "shared-primary and cache=writeback exclude each other: with writeback the kernel \
+             alone knows how long a file is.",
+            "Leave one of them out.",
+        );
+    }
+    Ok(())
+}
+
+/// What the grammar knows and nothing keeps yet: an option that is silently not honoured would be a
+/// broken promise. A line goes when the promise is kept.
+fn not_yet(request: &MountRequest) -> Result<(), Refusal> {
+    use Kind::Usage;
+    #[rustfmt::skip]
+    let table: &[(bool, Kind, &str, &str)] = &[
+        (request.mode == Mode::Sync && request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout with mode=sync", "only an error degrades"),
+    ];
+    for (asked, kind, option, instead) in table {
+        if *asked {
+            let why = format!("{option} is not available in this version yet.");
+            return Err(Refusal::new(*kind, why).next(format!("Leave it out: {instead}.")));
+        }
+    }
+    Ok(())
+}
+
 fn one_replica(request: &MountRequest) -> Result<&Path, Refusal> {
     match request.replicas.as_slice() {
         [one] => Ok(one),
@@ -383,4 +528,78 @@ fn default_state_dir() -> PathBuf {
         .or_else(home)
         .unwrap_or_else(|| PathBuf::from("/var/tmp"))
         .join("mirrorfs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a request is refused for, or nothing.
+    fn no(change: impl FnOnce(&mut MountRequest)) -> String {
+        let mut request = MountRequest::default();
+        change(&mut request);
+        go_together(&request).err().map_or_else(String::new, |no| {
+            assert_eq!(no.kind, Kind::Usage, "{no}");
+            no.to_string()
+        })
+    }
+
+    fn asynchronous(change: impl FnOnce(&mut MountRequest)) -> String {
+        no(|r| {
+            r.mode = Mode::Async;
+            change(r);
+        })
+    }
+
+    #[test]
+    fn what_is_for_async_is_refused_with_sync() {
+        let primary = |r: &mut MountRequest| r.fsync = Some(Fsync::Primary);
+        let lag = |r: &mut MountRequest| r.max_lag = Some(1 << 30);
+        let ahead = |r: &mut MountRequest| r.on_congestion = Some(OnCongestion::PullAhead);
+        for (refused, taken, word) in [
+            (no(primary), asynchronous(primary), "fsync=primary"),
+            (no(lag), asynchronous(lag), "max-lag"),
+            (no(ahead), asynchronous(ahead), "on-congestion"),
+        ] {
+            assert!(refused.starts_with(word), "{word}: {refused}");
+            assert!(refused.contains("add: mode=async"), "{word}: {refused}");
+            assert_eq!(taken, "", "{word}");
+        }
+    }
+
+    #[test]
+    fn what_sync_does_anyway_may_be_said() {
+        let said = no(|r| {
+            r.fsync = Some(Fsync::Both);
+            r.max_lag = Some(MAX_LAG);
+            r.on_congestion = Some(OnCongestion::Block);
+            r.replica_timeout = Some(REPLICA_TIMEOUT);
+        });
+        assert_eq!(said, "");
+    }
+
+    #[test]
+    fn numbers_have_a_least() {
+        for (bytes, taken) in [(0, false), (MAX_LAG_MIN - 1, false), (MAX_LAG_MIN, true)] {
+            let no = asynchronous(|r| r.max_lag = Some(bytes));
+            assert_eq!(no.is_empty(), taken, "{bytes}: {no}");
+            assert!(taken || no.contains("4M or more"), "{no}");
+        }
+        for (ms, taken) in [(0, false), (99, false), (100, true)] {
+            let no = no(|r| r.replica_timeout = Some(Duration::from_millis(ms)));
+            assert_eq!(no.is_empty(), taken, "{ms}: {no}");
+            assert!(taken || no.contains("100ms or more"), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_shared_primary_cannot_be_written_back_to() {
+        let writeback = |r: &mut MountRequest| r.cache = Cache::Writeback;
+        assert_eq!(no(writeback), "");
+        let both = no(|r| {
+            writeback(r);
+            r.shared_primary = true;
+        });
+        assert!(both.contains("exclude each other"), "{both}");
+    }
 }

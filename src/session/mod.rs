@@ -49,7 +49,7 @@ pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), 
 }
 
 /// Threads that answer the kernel. A request may wait for a disk, so there are more than
-/// processors; how many more is for the benchmark to say.
+/// processors; beyond three their number makes no difference (docs/decisions/0009).
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(4, |n| (2 * n.get()).clamp(4, 16))
 }

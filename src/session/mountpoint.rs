@@ -7,7 +7,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::mount::{
@@ -28,6 +31,10 @@ use crate::sys::mountinfo::{self, Mount};
 const FSCONFIG_STRING_MAX: usize = 255;
 /// How long a mount that may be dead gets to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a worker may take to begin with a request it has taken; what has begun is waited for.
+const BEGINNING: Duration = Duration::from_millis(100);
+/// Between two looks at what the kernel still waits for.
+const BREATH: Duration = Duration::from_millis(5);
 
 /// A file system that is made and not yet to be seen.
 #[derive(Debug)]
@@ -47,6 +54,8 @@ pub(super) struct Mounted {
     /// `st_dev` of the mount: names the control socket.
     pub(super) device: (u32, u32),
     privileged: bool,
+    /// `/dev/fuse`, to see whether the kernel asks.
+    asking: Arc<OwnedFd>,
 }
 
 /// Why an unmount did not happen.
@@ -120,6 +129,7 @@ impl Prepared {
                 target: self.target,
                 device: (m.major, m.minor),
                 privileged: self.privileged,
+                asking: Arc::new(self.device),
             }),
             _ => Err(Refusal::refused(
                 "the mount vanished as soon as it was made.",
@@ -129,8 +139,8 @@ impl Prepared {
 }
 
 impl Mounted {
-    /// Has the kernel hand over the dirty pages of mapped files, which no unmount will: files are
-    /// still open. On a thread of its own, since it is us who have to take them.
+    /// Has the kernel hand over the dirty pages of files, which no unmount will: they are still
+    /// open. On a thread of its own, since it is us who have to take them.
     pub(super) fn write_back(&self, limit: Duration) {
         let (done, finished) = crossbeam_channel::bounded(1);
         let target = self.target.clone();
@@ -144,10 +154,24 @@ impl Mounted {
         let started = std::thread::Builder::new()
             .name("write-back".into())
             .spawn(sync);
+        let until = Instant::now() + limit;
         let answer = started.map(|_| finished.recv_timeout(limit));
-        if !matches!(answer, Ok(Ok(Ok(())))) {
-            tracing::warn!("what programs stored in mapped files may be lost");
+        // The kernel's syncfs does not wait for what it has sent to a FUSE file system.
+        // First come, first served: once nothing waits, all of that has been taken.
+        while self.requests_waiting() && Instant::now() < until {
+            std::thread::park_timeout(BREATH);
         }
+        std::thread::park_timeout(BEGINNING);
+        if !matches!(answer, Ok(Ok(Ok(())))) || Instant::now() >= until {
+            tracing::warn!("what programs have just stored in files may be lost");
+        }
+    }
+
+    /// Whether the kernel has requests that no worker has taken yet. (It holds none back behind them:
+    /// it sends more at a time than there are workers.)
+    fn requests_waiting(&self) -> bool {
+        let mut device = [PollFd::new(&self.asking, PollFlags::IN)];
+        poll(&mut device, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Unmounts: plainly, which fails while it is in use, or lazily, which hides it at once and

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::EXIT_INTERRUPTED;
-use super::config::MountConfig;
+use super::config::{Cache, MountConfig};
 use super::control::{Controlled, Handler, Server};
+use super::limits;
 use super::mountpoint::{Mounted, Prepared, Unmount};
 use super::notify::notify;
 use super::refusal::{Kind, Refusal};
@@ -25,6 +26,8 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// How long the kernel may take to hand over what programs have stored in mapped files.
 const WRITING_BACK: Duration = Duration::from_secs(30);
+/// The same where it collects everything they write.
+const WRITING_BACK_ALL: Duration = Duration::from_secs(300);
 
 /// What may happen to a mount.
 enum Event {
@@ -74,9 +77,17 @@ pub fn serve(
         return Err(no);
     }
     let mounted = prepared.attach()?;
+    if config.cache == Cache::Writeback {
+        limits::collect_freely(mounted.device);
+    }
+    limits::read_ahead(mounted.device);
     let live = Arc::new(Live {
         control,
         mounted,
+        writing_back: match config.cache {
+            Cache::Writethrough => WRITING_BACK,
+            Cache::Writeback => WRITING_BACK_ALL,
+        },
         events: events.clone(),
     });
     let server = Server::start(live.mounted.device, Arc::clone(&live) as Arc<dyn Handler>);
@@ -211,6 +222,7 @@ fn one_line(report: &Report) -> String {
 struct Live {
     control: Arc<dyn Controlled>,
     mounted: Mounted,
+    writing_back: Duration,
     events: Sender<Event>,
 }
 
@@ -261,7 +273,7 @@ impl Live {
             Ok(()) => return self.let_go(arriving),
             Err(Unmount::Busy) => {
                 tracing::warn!("files are still open in the mount; they are cut off");
-                self.mounted.write_back(WRITING_BACK);
+                self.mounted.write_back(self.writing_back);
             }
             Err(Unmount::Gone) => {}
             Err(Unmount::Failed(why)) => tracing::warn!("cannot unmount: {why}"),

@@ -124,6 +124,21 @@ pub enum Scope {
 pub trait Target: Send + Sync {
     /// Carries out one op. Nothing is done in part, except that a write may be short.
     fn apply(&self, op: &Op<'_>) -> Result<Applied>;
+    /// Carries out a write while `meanwhile` runs, where there is a way to; else after it.
+    fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
+        meanwhile();
+        self.apply(op)
+    }
+    /// As [`Self::barrier`], while `meanwhile` runs.
+    fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        meanwhile();
+        self.barrier(node, scope)
+    }
     /// Ties an object just made by `apply` to its node.
     fn adopt(&self, node: &Arc<Node>, made: Made);
     /// Sets access and modification time, to the nanosecond.

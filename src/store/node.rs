@@ -19,11 +19,13 @@ use rustix::fs::FileType;
 use smallvec::SmallVec;
 
 use super::descriptor::{Descriptor, Pin};
-use super::{Ident, Name, Stat};
+use super::{Ident, Name, Stat, Time};
 use crate::sys::{Errno, Result};
 
 /// Names kept per node: enough to find it by. A file with more stays open once these are gone.
 const LINKS_MAX: usize = 16;
+/// Components of a path in a message.
+const SHOWN_MAX: usize = 256;
 /// Packed device numbers that no device has: of an object not seen yet on a side, and of one that
 /// has no place any more on a replica that is left.
 const UNSEEN: u32 = u32::MAX;
@@ -64,6 +66,9 @@ struct Rare {
     pin: [Option<Pin>; 2],
     /// The primary's inode number, where the node's id is another.
     ino: Option<u64>,
+    /// When it was made: tells it from what gets its number after it. Only where PRIMARY may change
+    /// behind the mount; else no number is free while the kernel knows it.
+    born: Option<Time>,
     /// A sync of it failed.
     sync_error: Option<Errno>,
 }
@@ -72,6 +77,7 @@ impl Rare {
     fn is_empty(&self) -> bool {
         self.links.is_none()
             && self.ino.is_none()
+            && self.born.is_none()
             && self.sync_error.is_none()
             && self.open.iter().all(Option::is_none)
             && self.pin.iter().all(Option::is_none)
@@ -264,14 +270,16 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(id: u64, serial: u64, stat: &Stat, left: bool) -> Self {
+    /// `shared`: PRIMARY may also change behind the mount; `left`: there is no replica any more.
+    pub(super) fn new(id: u64, serial: u64, stat: &Stat, shared: bool, left: bool) -> Self {
         let node = Self {
             id,
             serial,
             lookups: AtomicU32::new(0),
             kind: stat.kind(),
             unsettled: AtomicBool::new(false),
-            set_id: AtomicBool::new(stat.mode & 0o6000 != 0),
+            // Behind the mount anybody may set them.
+            set_id: AtomicBool::new(shared || stat.mode & 0o6000 != 0),
             places: Mutex::new(Places {
                 link: None,
                 replica_ino: 0,
@@ -281,7 +289,16 @@ impl Node {
             }),
         };
         node.place(Side::Primary).set_ident(stat.ident);
+        if let Some(born) = stat.btime.filter(|_| shared) {
+            node.places.lock().rare().born = Some(born);
+        }
         node
+    }
+
+    /// Takes the place of `old` in the table; under the shard's lock.
+    pub(super) fn inherit_lookups(&self, old: &Self) {
+        let counted = old.lookups.load(Ordering::Relaxed);
+        self.lookups.store(counted, Ordering::Relaxed);
     }
 
     /// One more lookup; under the shard's lock.
@@ -346,6 +363,36 @@ impl Node {
         });
     }
 
+    /// Notes where it was seen just now, ahead of the names it was seen under before: behind the
+    /// mount those may have gone.
+    pub(super) fn seen_at(&self, side: Side, parent: &Arc<Self>, name: &Name) {
+        let mut places = self.places.lock();
+        if places
+            .links(side)
+            .first()
+            .is_some_and(|first| first.is(parent, name))
+        {
+            return;
+        }
+        // A directory has no other name, and old ones could make a ring of parents.
+        let is_dir = self.is_dir();
+        let sides = places.mirrored(std::slice::from_ref(&side));
+        places.edit(sides, |links| {
+            links.retain(|link| !is_dir && !link.is(parent, name));
+            links.truncate(LINKS_MAX - 1);
+            let (parent, name) = (parent.clone(), name.clone());
+            links.insert(0, Link { parent, name });
+        });
+    }
+
+    /// Whether this is the object of `stat`, and not one that got its number after it.
+    #[must_use]
+    pub fn is(&self, stat: &Stat) -> bool {
+        let rare = |places: &Places| places.rare.as_ref().and_then(|rare| rare.born);
+        let born = rare(&self.places.lock()).zip(stat.btime);
+        self.kind == stat.kind() && born.is_none_or(|(mine, its)| mine == its)
+    }
+
     /// Drops a name on one side; without the last one the object is out of reach of names.
     pub fn remove_link(&self, side: Side, parent: &Arc<Self>, name: &Name) {
         let mut places = self.places.lock();
@@ -381,6 +428,10 @@ impl Node {
         let mut parts = Vec::new();
         let mut link = self.place(Side::Primary).links().first().cloned();
         while let Some(Link { parent, name }) = link {
+            if parts.len() == SHOWN_MAX {
+                parts.push("...".to_owned());
+                break;
+            }
             parts.push(
                 name.as_os_str()
                     .to_string_lossy()

@@ -79,6 +79,8 @@ pub struct Nodes {
     next_serial: AtomicU64,
     /// Nodes forgotten so far.
     forgotten: AtomicU64,
+    /// PRIMARY may also change behind the mount.
+    shared: bool,
     /// The replica is left: nothing about it is kept any more.
     left: AtomicBool,
 }
@@ -87,7 +89,7 @@ impl Nodes {
     /// The table of a freshly mounted tree, which knows its root only.
     #[must_use]
     pub fn new(root: &Stat) -> Self {
-        let node = Arc::new(Node::new(ROOT_ID, 1, root, false));
+        let node = Arc::new(Node::new(ROOT_ID, 1, root, false, false));
         node.count_lookup();
         let nodes = Self {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -98,10 +100,25 @@ impl Nodes {
             next_own_id: AtomicU64::new(FIRST_OWN_ID),
             next_serial: AtomicU64::new(2),
             forgotten: AtomicU64::new(0),
+            shared: false,
             left: AtomicBool::new(false),
         };
         nodes.shard(ROOT_ID).lock().by_id.insert(ById(node));
         nodes
+    }
+
+    /// The same for a PRIMARY that may also change behind the mount: names and numbers can pass to
+    /// other objects unasked.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// Whether PRIMARY may also change behind the mount.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     fn shard(&self, id: u64) -> &Mutex<Shard> {
@@ -181,6 +198,7 @@ impl Nodes {
             let fresh = self.next_own_id.fetch_add(1, Ordering::Relaxed);
             *self.foreign.lock().entry(stat.ident).or_insert(fresh)
         });
+        let mut replaced = None;
         let node = {
             let mut shard = self.shard(id).lock();
             if id >= FIRST_OWN_ID {
@@ -188,21 +206,36 @@ impl Nodes {
                 self.foreign.lock().insert(stat.ident, id);
             }
             let known = shard.by_id.get(&id).map(|found| found.0.clone());
-            let node = known.unwrap_or_else(|| {
-                let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-                let left = self.left.load(Ordering::Acquire);
-                let node = Arc::new(Node::new(id, serial, stat, left));
-                shard.by_id.insert(ById(node.clone()));
-                node
-            });
+            let node = match known {
+                Some(node) if !self.shared || node.is(stat) => node,
+                old => {
+                    let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+                    let left = self.left.load(Ordering::Acquire);
+                    let node = Arc::new(Node::new(id, serial, stat, self.shared, left));
+                    if let Some(old) = old {
+                        // Its number has passed to another object. The kernel forgets both under it.
+                        node.inherit_lookups(&old);
+                        replaced = Some(old);
+                    }
+                    drop(shard.by_id.replace(ById(node.clone())));
+                    node
+                }
+            };
             node.count_lookup();
             node
         };
+        // Outside the lock: closing its descriptors can be slow.
+        drop(replaced);
         if stat.mode & 0o6000 != 0 {
             // Never taken back here: what was seen may be older than a chmod under way.
             node.set_id.store(true, Ordering::Release);
         }
-        node.add_link_everywhere(parent, name);
+        if self.shared {
+            node.seen_at(Side::Primary, parent, name);
+            node.add_link(Side::Replica, parent, name);
+        } else {
+            node.add_link_everywhere(parent, name);
+        }
         node
     }
 

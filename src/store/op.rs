@@ -20,7 +20,22 @@ pub struct Op<'a> {
     /// Whose it is: owner of new objects, umask, whether set-id bits survive.
     pub needs: Needs,
     /// What to do.
-    pub action: Action<'a>,
+    pub action: Action,
+    /// What to write, or the value of an extended attribute; nothing for the other ops. Lent, so
+    /// that it is copied only where it has to outlive the request.
+    pub data: &'a [u8],
+}
+
+impl Op<'static> {
+    /// An op that carries no data.
+    #[must_use]
+    pub fn new(needs: Needs, action: Action) -> Self {
+        Self {
+            needs,
+            action,
+            data: &[],
+        }
+    }
 }
 
 /// The two calls there are for inode flags.
@@ -44,14 +59,13 @@ impl Flags {
 }
 
 /// What an op does. Every variant is applied to the primary first, then to each replica.
-#[derive(Debug)]
-pub enum Action<'a> {
-    /// Write `data` at `offset`; `appending` if the caller's descriptor can do nothing else, which
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Write the op's data at `offset`; `appending` if the caller's descriptor can do nothing else, which
     /// is how an append-only file (`chattr +a`) has to be opened.
     Write {
         node: Arc<Node>,
         offset: u64,
-        data: &'a [u8],
         appending: bool,
     },
     /// Set the size; what is beyond is cut off or reads as zeros.
@@ -82,11 +96,10 @@ pub enum Action<'a> {
     },
     /// Inode flags as `chattr(1)` sets them.
     SetFlags { node: Arc<Node>, flags: Flags },
-    /// `how` is 0, `XATTR_CREATE` or `XATTR_REPLACE`.
+    /// Set one to the op's data; `how` is 0, `XATTR_CREATE` or `XATTR_REPLACE`.
     SetXattr {
         node: Arc<Node>,
         name: CString,
-        value: &'a [u8],
         how: u32,
     },
     /// Remove one extended attribute.
@@ -240,10 +253,8 @@ impl Op<'_> {
     pub fn claims(&self) -> Claims {
         let mut claims = Claims::new();
         match &self.action {
-            Action::Write {
-                node, offset, data, ..
-            } => {
-                claims.push(Claim::data(node, *offset, data.len() as u64));
+            Action::Write { node, offset, .. } => {
+                claims.push(Claim::data(node, *offset, self.data.len() as u64));
                 if !self.needs.fsetid {
                     claims.push(Claim::attributes(node)); // it may clear set-id bits
                 }
@@ -372,6 +383,15 @@ impl Op<'_> {
             | Action::Truncate { node, .. }
             | Action::Allocate { node, .. }
             | Action::CopyRange { to: node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The part of a file that a write was to fill.
+    #[must_use]
+    pub fn written_range(&self) -> Option<std::ops::Range<u64>> {
+        match &self.action {
+            Action::Write { offset, .. } => Some(*offset..offset + self.data.len() as u64),
             _ => None,
         }
     }
@@ -525,7 +545,7 @@ mod tests {
                 fsetid: false,
                 ..Needs::DAEMON
             };
-            let op = Op { needs, action };
+            let op = Op::new(needs, action);
             let claims = op.claims();
             let places: Vec<_> = claims
                 .iter()

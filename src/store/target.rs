@@ -21,6 +21,7 @@ use super::op::{Action, Flags, Op};
 use super::walk::LOCKS;
 use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
 use crate::sys::{self, Errno, Result};
+use crate::uring::{How, Io, Outcome};
 
 /// `FS_CASEFOLD_FL` of include/uapi/linux/fs.h.
 const CASEFOLD: u32 = 0x4000_0000;
@@ -32,10 +33,9 @@ impl Target for Tree {
             Action::Write {
                 node,
                 offset,
-                data,
                 appending,
             } => self
-                .write(node, *offset, data, *appending)
+                .write(node, *offset, op.data, *appending)
                 .map(Applied::wrote),
             Action::Truncate { node, size } => self
                 .change_data(node, |file| {
@@ -100,15 +100,10 @@ impl Target for Tree {
                 self.close_writable(node);
                 Ok(Applied::default())
             }
-            Action::SetXattr {
-                node,
-                name,
-                value,
-                how,
-            } => {
+            Action::SetXattr { node, name, how } => {
                 Self::refuse_own_xattr(node, name)?;
                 let object = self.object(node)?;
-                sys::at::set_xattr(object.as_fd(), name, value, *how).map(Applied::nothing)
+                sys::at::set_xattr(object.as_fd(), name, op.data, *how).map(Applied::nothing)
             }
             Action::RemoveXattr { node, name } => {
                 Self::refuse_own_xattr(node, name)?;
@@ -156,6 +151,55 @@ impl Target for Tree {
         }
     }
 
+    fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
+        let (Some(engine), Action::Write { node, offset, .. }) = (&self.engine, &op.action) else {
+            meanwhile();
+            return self.apply(op);
+        };
+        // The work itself must be done, whatever becomes of this side.
+        let mut meanwhile = Once(Some(meanwhile));
+        let file = sys::creds::wear(op.needs).and_then(|()| self.open(node, Access::Write));
+        let file = file.inspect_err(|_| meanwhile.run())?;
+        if file.append_only {
+            meanwhile.run();
+            return self.apply(op);
+        }
+        file.soil(&self.ring);
+        let write = Io::Write {
+            fd: file.as_fd(),
+            data: op.data,
+            offset: *offset,
+            how: How::default(),
+        };
+        let ((), outcome) = engine.with_disk(|disk| disk.overlap(&write, || meanwhile.run()));
+        file.soil(&self.ring);
+        done(outcome).map(Applied::wrote)
+    }
+
+    fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let mut meanwhile = Once(Some(meanwhile));
+        let syncs = matches!(node.kind, FileType::RegularFile | FileType::Directory);
+        let Some(engine) = self.engine.as_ref().filter(|_| syncs) else {
+            meanwhile.run();
+            return self.barrier(node, scope);
+        };
+        let object = self.open(node, Access::Read);
+        let object = object.inspect_err(|_| meanwhile.run())?;
+        object.sync(&self.ring, || {
+            let sync: Io<'_> = Io::Fsync {
+                fd: object.as_fd(),
+                data_only: scope == Scope::Data,
+            };
+            let ((), outcome) = engine.with_disk(|disk| disk.overlap(&sync, || meanwhile.run()));
+            done(outcome).map(drop)
+        })
+    }
+
     fn adopt(&self, node: &Arc<Node>, made: Made) {
         let mut place = node.place(self.side);
         place.set_ident(made.stat.ident);
@@ -173,16 +217,20 @@ impl Target for Tree {
 
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
         let object = self.open(node, Access::Path)?;
-        let times = timestamps(Some(atime), Some(mtime));
-        match sys::at::utimens(object.as_fd(), &times) {
-            Err(Errno::PERM) => self.set_times_of_locked(node, &times)?,
-            done => done?,
-        }
+        let stat = Stat::of(object.as_fd())?;
         // The descriptor may have outlived the object: someone emptied this copy behind our back.
-        if Stat::of(object.as_fd())?.nlink == 0 {
+        if stat.nlink == 0 {
             return Err(Errno::STALE);
         }
-        Ok(())
+        // Both copies take the time of the same clock, and often the same tick of it.
+        if (stat.atime, stat.mtime) == (atime, mtime) {
+            return Ok(());
+        }
+        let times = timestamps(Some(atime), Some(mtime));
+        match sys::at::utimens(object.as_fd(), &times) {
+            Err(Errno::PERM) => self.set_times_of_locked(node, &times),
+            done => done,
+        }
     }
 
     fn conform(&self, node: &Arc<Node>, like: &Stat) -> Result<()> {
@@ -434,6 +482,27 @@ impl Tree {
             node.remove_link(self.side, &from.0, &from.1);
         }
         Ok(Applied::default())
+    }
+}
+
+/// Work to be done once.
+struct Once<'a>(Option<&'a mut dyn FnMut()>);
+
+impl Once<'_> {
+    fn run(&mut self) {
+        if let Some(work) = self.0.take() {
+            work();
+        }
+    }
+}
+
+/// What became of an operation beside other work: a part of it is a short write.
+fn done(outcome: Outcome) -> Result<usize> {
+    match outcome {
+        Outcome::Done(written) | Outcome::Failed { written, .. } if written > 0 => Ok(written),
+        Outcome::Done(_) => Ok(0),
+        Outcome::Failed { errno, .. } => Err(errno),
+        Outcome::Held | Outcome::NotRun => Err(Errno::IO),
     }
 }
 

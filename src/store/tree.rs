@@ -21,6 +21,7 @@ use super::node::{Node, Side};
 use super::nodes::ROOT_ID;
 use super::{Entry, Name, Source, Space, Stat};
 use crate::sys::{self, Errno, Result};
+use crate::uring::Engine;
 
 /// `RWF_DONTCACHE` of include/uapi/linux/fs.h, which rustix does not name yet.
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -42,6 +43,8 @@ pub struct Tree {
     keeps_nothing: AtomicBool,
     /// A sync of this tree failed behind the back of any op: the errno, or 0.
     fault: AtomicI32,
+    /// How to write beside other work, if that can be done at all.
+    pub(super) engine: Option<Arc<Engine>>,
 }
 
 impl Tree {
@@ -55,7 +58,15 @@ impl Tree {
             names: RwLock::new(()),
             keeps_nothing: AtomicBool::new(true),
             fault: AtomicI32::new(0),
+            engine: None,
         }
+    }
+
+    /// The same tree, with a way to do two things at once.
+    #[must_use]
+    pub fn with_engine(mut self, engine: Arc<Engine>) -> Self {
+        self.engine = Some(engine);
+        self
     }
 
     /// Remembers that a sync failed which no op waits for.

@@ -77,7 +77,7 @@ impl Needs {
     /// For what no application asked for.
     pub const DAEMON: Self = Self {
         caller: Caller::DAEMON,
-        umask: 0,
+        umask: Some(0),
         fsetid: true,
     };
 }
@@ -87,8 +87,9 @@ impl Needs {
 pub struct Needs {
     /// Owner and group of new objects.
     pub caller: Caller,
-    /// The caller's umask, for calls that create; anything for the rest.
-    pub umask: u32,
+    /// The caller's umask, for calls that create; `None` for the rest, which leave the thread's as
+    /// it is.
+    pub umask: Option<u32>,
     /// Keep `CAP_FSETID`: false when the file system is to clear set-id bits as for a plain user.
     pub fsetid: bool,
 }
@@ -124,7 +125,7 @@ pub fn wear(needs: Needs) -> Result<()> {
     let mut want = Worn {
         uid: needs.caller.uid,
         gid: needs.caller.gid,
-        umask: needs.umask & 0o777,
+        umask: needs.umask.map_or(now.umask, |umask| umask & 0o777),
         caps: Caps {
             fsetid: needs.fsetid,
             resource: needs.caller.uid == 0,

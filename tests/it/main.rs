@@ -4,7 +4,8 @@
 //! Every story makes its own mirror, does something to it, unmounts it and compares the two copies
 //! completely. Settings from the environment: `MIRRORFS_TEST_DIR` (where trees are made),
 //! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
-//! (longer random runs), `MIRRORFS_CHANGES` (of the stat cache), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
+//! (longer random runs), `MIRRORFS_TEST_OPTIONS` (more `-o` options for every mirror, such as
+//! `cache=writeback`), `MIRRORFS_CHANGES` (of the stat cache), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
 //! `MIRRORFS_TEST_TELL=1` (prints what each parity story learned).
 #![allow(
     clippy::disallowed_methods,
@@ -12,6 +13,7 @@
 )]
 #![allow(clippy::cast_possible_truncation, reason = "test data is small")]
 
+mod asynchronous;
 mod churn;
 mod cli;
 mod compare_itself;
@@ -24,6 +26,8 @@ mod random4;
 mod regress;
 mod requests;
 mod semantics;
+mod shared;
 mod stat_cache;
 mod support;
 mod workloads;
+mod writeback;

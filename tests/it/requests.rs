@@ -154,3 +154,21 @@ fn per_operation() {
     expect("unlink", &unlink, &[("unlink", N), ("getattr", N)]);
     mount.finish();
 }
+
+/// From the start to the end the kernel reads ahead, further than the 128 KiB it begins with: 4 MiB
+/// took 32 requests.
+#[test]
+fn reading_from_start_to_end() {
+    need_root!();
+    need_product!();
+    let mount = TestMount::new();
+    let path = mount.at("large");
+    // Created O_WRONLY, so nothing of it stays in the mount's page cache.
+    fs::write(&path, vec![7; 4 << 20]).expect("write");
+    let asked = asked(&mount, || {
+        assert_eq!(fs::read(&path).expect("read").len(), 4 << 20);
+    });
+    let reads = asked.get("read").copied().unwrap_or_default();
+    assert!((1..=20).contains(&reads), "{reads} READs for 4 MiB");
+    mount.finish();
+}

@@ -106,9 +106,17 @@ impl World {
         self.look_up(dir, n)
     }
 
-    fn apply(&self, action: Action<'_>) {
+    fn apply(&self, action: Action) {
+        self.apply_with(action, &[]);
+    }
+
+    fn apply_with(&self, action: Action, data: &[u8]) {
         let needs = Needs::DAEMON;
-        let op = Op { needs, action };
+        let op = Op {
+            needs,
+            action,
+            data,
+        };
         // As the mirror does. That random changes fail is part of the test.
         let Ok(applied) = self.cached.apply(&op) else {
             return;
@@ -225,12 +233,15 @@ impl World {
         let node = found.node.clone();
         let offset = rng.below(20_000) as u64;
         match rng.below(12) {
-            0..3 => self.apply(Action::Write {
-                node,
-                offset,
-                data: b"some bytes",
-                appending: false,
-            }),
+            0..3 => {
+                let appending = false;
+                let action = Action::Write {
+                    node,
+                    offset,
+                    appending,
+                };
+                self.apply_with(action, b"some bytes");
+            }
             3 => self.apply(Action::Truncate { node, size: offset }),
             4 => {
                 let modes = [
@@ -270,12 +281,8 @@ impl World {
             8 => {
                 let xattr = rng.below(XATTRS.len());
                 let value = Self::value(xattr, rng);
-                self.apply(Action::SetXattr {
-                    node,
-                    name: XATTRS[xattr].into(),
-                    value: &value,
-                    how: 0,
-                });
+                let (name, how) = (XATTRS[xattr].into(), 0);
+                self.apply_with(Action::SetXattr { node, name, how }, &value);
             }
             9 => self.apply(Action::RemoveXattr {
                 node,

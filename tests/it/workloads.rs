@@ -154,7 +154,12 @@ fn offset(at: usize) -> u64 {
 /// Thousands of random operations on one file; every byte as the model has it, on all sides.
 #[test]
 fn fsx() {
-    let mount = TestMount::new();
+    fsx_on(TestMount::new);
+}
+
+/// The same on any mount.
+pub(crate) fn fsx_on(mount: impl FnOnce() -> TestMount) {
+    let mount = mount();
     let seed = seed("fsx");
     for round in 0..4 {
         let path = mount.at(format!("f{round}"));
@@ -210,8 +215,13 @@ fn fio_verify() {
 /// SQLite in both journal modes: two writers, a reader, a killed writer's journal, a vacuum.
 #[test]
 fn sqlite() {
+    sqlite_on(TestMount::new);
+}
+
+/// The same on any mount.
+pub(crate) fn sqlite_on(mount: impl FnOnce() -> TestMount) {
     need_programs!("sqlite3");
-    let mount = TestMount::new();
+    let mount = mount();
     for mode in ["wal", "delete", "truncate", "persist"] {
         let out = shell(
             &mount.mountpoint,
@@ -240,8 +250,13 @@ fn sqlite() {
 /// git: commits, branches, merges, clones both ways, gc, fsck.
 #[test]
 fn git() {
+    git_on(TestMount::new);
+}
+
+/// The same on any mount.
+pub(crate) fn git_on(mount: impl FnOnce() -> TestMount) {
     need_programs!("git");
-    let mount = TestMount::new();
+    let mount = mount();
     shell(
         &mount.mountpoint,
         r#"

@@ -11,6 +11,8 @@ use std::fmt;
 pub enum Id {
     /// The replica stopped taking writes.
     ReplicaFailed = 3,
+    /// The replica is too far behind, and the application was not to wait.
+    PulledAhead = 5,
     /// The replica carries no stamp although this mirror has written there.
     NoStamp = 11,
     /// The replica's directory cannot be opened.

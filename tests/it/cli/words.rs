@@ -88,6 +88,40 @@ fn wrong_options() {
     assert!(ran.err.contains("replica"), "did you mean: {ran}");
 }
 
+/// Options of replication: what is wrong with each is said, with what to do about it.
+#[test]
+fn wrong_values() {
+    need_product!();
+    let scene = Scene::new();
+    for (words, says) in [
+        ("mode=asynk", "async"),
+        ("fsync=replica", "primary"),
+        ("on_congestion=pullahead", "pull-ahead"),
+        ("io=iouring", "uring"),
+        ("cache=write-back", "writeback"),
+        ("max-lag=much", "256M"),
+        ("replica_timeout=5y", "ms, s, m, h or d"),
+        ("max-lagg=1G", "Did you mean `max-lag`?"),
+        ("on-congest=block", "Did you mean `on-congestion`?"),
+        ("shared_primay", "Did you mean `shared-primary`?"),
+        ("replica_time=1s", "Did you mean `replica-timeout`?"),
+        ("shared-primary=yes", "shared-primary"),
+        ("fsync=primary", "mode=async"),
+        ("max_lag=1G", "mode=async"),
+        ("on-congestion=pull_ahead", "pull-ahead"),
+        ("on-congestion=pull-ahead", "mode=async"),
+        ("mode=async,max-lag=1M", "4M or more"),
+        ("replica-timeout=1ms", "100ms or more"),
+        ("cache=writeback,shared-primary", "exclude each other"),
+    ] {
+        let ran = scene
+            .mount("primary", "mnt", "replica", &["-o", words])
+            .code(USAGE);
+        assert!(ran.err.contains(says), "{words}: lacks {says:?}: {ran}");
+        assert!(!is_mounted(&scene.at("mnt")));
+    }
+}
+
 /// `mount -o ro` refuses every change, and the flags of the mount are those asked for.
 #[test]
 fn mount_flags() {

@@ -15,6 +15,13 @@ use super::run::{MIRRORFS, Ran, run, run_within};
 use super::user::User;
 use super::{base, native, temp_in, wait_until};
 
+/// Mount options that the whole run is to be made with, besides each test's own.
+fn other_options() -> Vec<OsString> {
+    std::env::var_os("MIRRORFS_TEST_OPTIONS")
+        .filter(|options| !options.is_empty())
+        .map_or_else(Vec::new, |options| vec!["-o".into(), options])
+}
+
 /// What a test wants of its mount.
 #[derive(Debug, Default)]
 pub(crate) struct Wish {
@@ -157,6 +164,7 @@ impl TestMount {
         command
             .arg("--replica")
             .arg(&self.replica)
+            .args(other_options())
             .args(&self.wish.args)
             .args(more);
         command.arg("--log").arg(self.log());

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT
+//! `Replica`: makes one copy do exactly what the primary did.
+//!
+//! The primary's result is the answer the application got; here it is what the replica must come
+//! to. Short writes are continued, a new object that came out different is a failure, and every
+//! failure says what was being done to what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::attach::refusal::Id;
+use super::resync::{Lack, Lacks};
+use crate::store::op::{Action, Op};
+use crate::store::{Applied, Node, Scope, Space, Stat, Target, Time};
+use crate::sys::{Errno, Result};
+
+/// Why a replica is not followed any more.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// What the replica answered, or `None` when the primary went on without waiting for it.
+    pub errno: Option<Errno>,
+    /// What was being done, to what: "write to photos/img.raw".
+    pub doing: String,
+}
+
+impl Fault {
+    /// The page of the manual.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.errno.map_or(Id::PulledAhead, |_| Id::ReplicaFailed)
+    }
+}
+
+/// What the primary made of an op: all that the replica has to come to.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// Bytes written or copied.
+    pub written: usize,
+    /// The new object's node, and its attributes right after.
+    pub made: Option<(Arc<Node>, Stat)>,
+}
+
+/// One replica.
+pub struct Replica {
+    target: Arc<dyn Target>,
+    /// What it was accepted without (`--metadata-loss=warn`).
+    lacks: Lacks,
+    written_bytes: AtomicU64,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("lacks", &self.lacks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// The copy that `target` reaches.
+    #[must_use]
+    pub fn new(target: Arc<dyn Target>, lacks: Lacks) -> Self {
+        Self {
+            target,
+            lacks,
+            written_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes written to it.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Carries out on the replica what the primary did, and exactly that.
+    ///
+    /// # Errors
+    /// A fault when the replica failed or did something else: from then on it is behind.
+    pub fn follow(&self, op: &Op<'_>, primary: &Done) -> std::result::Result<(), Fault> {
+        let done = match &op.action {
+            Action::Write {
+                node,
+                offset,
+                appending,
+            } => self.write(op, node, *offset, *appending, primary.written),
+            Action::CopyRange {
+                from,
+                from_offset,
+                to,
+                to_offset,
+                ..
+            } => self.copy_range(op, from, *from_offset, to, *to_offset, primary.written),
+            _ => self
+                .target
+                .apply(op)
+                .and_then(|applied| self.adopt(primary, applied)),
+        };
+        let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
+        match done {
+            Err(errno) if self.does_without(op, errno) => Ok(()),
+            done => done.map_err(|errno| Fault {
+                errno: Some(errno),
+                doing: describe(op),
+            }),
+        }
+    }
+
+    /// Carries out a write while `primary` runs, and whatever is left of it after.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn write_beside(
+        &self,
+        op: &Op<'_>,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        let fault = |errno| Fault {
+            errno: Some(errno),
+            doing: describe(op),
+        };
+        let begun = self.target.write_beside(op, primary).map_err(fault)?;
+        let written = begun.written;
+        self.written_bytes
+            .fetch_add(written as u64, Ordering::Relaxed);
+        match &op.action {
+            Action::Write {
+                node,
+                offset,
+                appending,
+            } if written < op.data.len() => {
+                let action = Action::Write {
+                    node: node.clone(),
+                    offset: offset + written as u64,
+                    appending: *appending,
+                };
+                let rest = Op {
+                    needs: op.needs,
+                    action,
+                    data: &op.data[written..],
+                };
+                let written = rest.data.len();
+                let all = Done {
+                    written,
+                    made: None,
+                };
+                self.follow(&rest, &all)
+            }
+            _ => self.target.fault().map_or(Ok(()), Err).map_err(fault),
+        }
+    }
+
+    /// Whether this is a loss that was accepted at mount.
+    fn does_without(&self, op: &Op<'_>, errno: Errno) -> bool {
+        let refused = matches!(errno, Errno::OPNOTSUPP | Errno::PERM | Errno::NOTTY);
+        let lack = match &op.action {
+            Action::SetXattr { .. } | Action::RemoveXattr { .. } => Lack::Xattr,
+            Action::SetFlags { .. } => Lack::Flags,
+            _ => return false,
+        };
+        refused && self.lacks.contains(lack)
+    }
+
+    /// Ties the replica's new object to its node, with the primary's times.
+    fn adopt(&self, primary: &Done, replica: Applied) -> Result<()> {
+        let (Some((node, first)), Some(made)) = (&primary.made, replica.made) else {
+            return Ok(());
+        };
+        let same = made.stat.mode == first.mode
+            && (made.stat.uid, made.stat.gid) == (first.uid, first.gid);
+        let times = (first.atime, first.mtime);
+        let replica_times = (made.stat.atime, made.stat.mtime);
+        self.target.adopt(node, made);
+        if !same {
+            // Another file system, another idea of what a new object looks like.
+            return Err(Errno::OPNOTSUPP);
+        }
+        if times == replica_times {
+            return Ok(());
+        }
+        self.target.set_times(node, times.0, times.1)
+    }
+
+    /// Writes `length` bytes of the op's data: what the primary took in one call, the replica
+    /// takes in as many as it needs.
+    fn write(
+        &self,
+        op: &Op<'_>,
+        node: &Arc<Node>,
+        offset: u64,
+        appending: bool,
+        length: usize,
+    ) -> Result<()> {
+        let data = &op.data[..length.min(op.data.len())];
+        self.fully(data.len(), |done| Op {
+            needs: op.needs,
+            action: Action::Write {
+                node: node.clone(),
+                offset: offset + done as u64,
+                appending,
+            },
+            data: &data[done..],
+        })
+    }
+
+    /// Copies exactly `length` bytes within the replica.
+    fn copy_range(
+        &self,
+        op: &Op<'_>,
+        from: &Arc<Node>,
+        from_offset: u64,
+        to: &Arc<Node>,
+        to_offset: u64,
+        length: usize,
+    ) -> Result<()> {
+        self.fully(length, |done| {
+            let action = Action::CopyRange {
+                from: from.clone(),
+                from_offset: from_offset + done as u64,
+                to: to.clone(),
+                to_offset: to_offset + done as u64,
+                length: (length - done) as u64,
+            };
+            Op::new(op.needs, action)
+        })
+    }
+
+    /// Carries out what is left of an op after `done` bytes until all `length` are done.
+    fn fully<'a>(&self, length: usize, rest: impl Fn(usize) -> Op<'a>) -> Result<()> {
+        let mut done = 0;
+        while done < length {
+            match self.target.apply(&rest(done))?.written {
+                0 => return Err(Errno::IO),
+                n => done += n,
+            }
+        }
+        self.written_bytes.fetch_add(done as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Carries a node's times over.
+    ///
+    /// # Errors
+    /// A fault when the replica could not take them.
+    pub fn set_times(
+        &self,
+        node: &Arc<Node>,
+        atime: Time,
+        mtime: Time,
+    ) -> std::result::Result<(), Fault> {
+        self.target
+            .set_times(node, atime, mtime)
+            .map_err(|errno| Fault {
+                errno: Some(errno),
+                doing: format!("carry times over to {}", node.display_path()),
+            })
+    }
+
+    /// Makes size and permission bits follow the primary after an op that failed there.
+    ///
+    /// # Errors
+    /// A fault when the replica could not follow.
+    pub fn conform(&self, node: &Arc<Node>, like: &Stat) -> std::result::Result<(), Fault> {
+        self.target.conform(node, like).map_err(|errno| Fault {
+            errno: Some(errno),
+            doing: format!("follow a failed change of {}", node.display_path()),
+        })
+    }
+
+    /// Makes a node durable on the replica, while `primary` runs.
+    ///
+    /// # Errors
+    /// A fault when it is not.
+    pub fn barrier_beside(
+        &self,
+        node: &Arc<Node>,
+        scope: Scope,
+        primary: &mut dyn FnMut(),
+    ) -> std::result::Result<(), Fault> {
+        self.target
+            .barrier_beside(node, scope, primary)
+            .map_err(|errno| Fault {
+                errno: Some(errno),
+                doing: format!("fsync of {}", node.display_path()),
+            })
+    }
+
+    /// Sizes of the replica's file system.
+    ///
+    /// # Errors
+    /// The replica's own.
+    pub fn space(&self) -> Result<Space> {
+        self.target.space()
+    }
+}
+
+/// "write to photos/img.raw", for messages.
+fn describe(op: &Op<'_>) -> String {
+    let verb = op.verb();
+    let below = |parent: &Node, name: &crate::store::Name| {
+        let name = name
+            .as_os_str()
+            .to_string_lossy()
+            .escape_debug()
+            .to_string();
+        match parent.display_path().as_str() {
+            "." => name,
+            dir => format!("{dir}/{name}"),
+        }
+    };
+    let object = match &op.action {
+        Action::Write { node, .. }
+        | Action::Truncate { node, .. }
+        | Action::Allocate { node, .. }
+        | Action::CopyRange { to: node, .. }
+        | Action::SetAttr { node, .. }
+        | Action::SetFlags { node, .. }
+        | Action::SetXattr { node, .. }
+        | Action::RemoveXattr { node, .. } => node.display_path(),
+        Action::Create { parent, name, .. }
+        | Action::Mkdir { parent, name, .. }
+        | Action::Mknod { parent, name, .. }
+        | Action::Symlink { parent, name, .. }
+        | Action::Link { parent, name, .. }
+        | Action::Unlink { parent, name, .. }
+        | Action::Rmdir { parent, name, .. } => below(parent, name),
+        Action::Rename { from, .. } => below(&from.0, &from.1),
+    };
+    format!("{verb} {object}")
+}

@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: MIT
+//! The mirror as a whole, on two real trees: `mode=async` and its promise that the replica is at
+//! every moment a state the primary had.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::*;
+use crate::store::{Applied, Side, Time, Tree};
+
+/// The replica as a test wants it: it stops before any change, and starts again, or fails.
+struct Gate {
+    tree: Tree,
+    state: Mutex<GateState>,
+    moved: parking_lot::Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    /// Changes let through so far, and from which on none is.
+    passed: usize,
+    stop_at: Option<usize>,
+    fail_at: Option<usize>,
+    /// Somebody waits to be let through.
+    waiting: bool,
+}
+
+impl Gate {
+    fn pass(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.stop_at.is_some_and(|at| state.passed >= at) {
+            state.waiting = true;
+            self.moved.notify_all();
+            self.moved.wait(&mut state);
+        }
+        state.waiting = false;
+        if state.fail_at.is_some_and(|at| state.passed >= at) {
+            return Err(Errno::IO);
+        }
+        state.passed += 1;
+        Ok(())
+    }
+
+    /// Lets nothing more through after `passed` changes.
+    fn stop_at(&self, passed: Option<usize>) {
+        let mut state = self.state.lock();
+        state.stop_at = passed;
+        state.waiting &= passed.is_some_and(|at| state.passed >= at);
+        self.moved.notify_all();
+    }
+
+    /// Waits until the lane stands before the gate, or `else_over` says there is nothing left.
+    fn await_standstill(&self, else_over: impl Fn() -> bool) {
+        let mut state = self.state.lock();
+        while !state.waiting && !else_over() {
+            self.moved.wait_for(&mut state, Duration::from_millis(1));
+        }
+    }
+}
+
+impl Target for Gate {
+    fn apply(&self, op: &Op<'_>) -> Result<Applied> {
+        self.pass()?;
+        self.tree.apply(op)
+    }
+    fn adopt(&self, node: &Arc<Node>, made: Made) {
+        self.tree.adopt(node, made);
+    }
+    fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
+        self.tree.set_times(node, atime, mtime)
+    }
+    fn conform(&self, node: &Arc<Node>, like: &Stat) -> Result<()> {
+        self.tree.conform(node, like)
+    }
+    fn fault(&self) -> Option<Errno> {
+        self.tree.fault()
+    }
+    fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
+        self.tree.barrier(node, scope)
+    }
+    fn space(&self) -> Result<Space> {
+        Target::space(&self.tree)
+    }
+}
+
+#[derive(Default)]
+struct Note(AtomicUsize);
+
+impl Record for Note {
+    fn degraded(&self, _: &Fault) -> Result<u64> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(2)
+    }
+    fn closed(&self, _: bool) -> std::result::Result<(), String> {
+        Ok(())
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    gate: Arc<Gate>,
+    nodes: Arc<Nodes>,
+    mirror: Arc<Mirror>,
+    note: Arc<Note>,
+}
+
+const LIMITS: window::Limits = window::Limits {
+    bytes: 1 << 20,
+    pull_ahead: false,
+    patience: Duration::from_secs(3600),
+};
+
+impl Bench {
+    fn new(limits: Option<window::Limits>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [primary, replica] = ["p", "r"].map(|name| {
+            let path = dir.path().join(name);
+            rustix::fs::mkdir(&path, Mode::RWXU).expect("mkdir");
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&path, flags, Mode::empty()).expect("open")
+        });
+        let source = Arc::new(Tree::new(Side::Primary, primary, 4096));
+        let gate = Arc::new(Gate {
+            tree: Tree::new(Side::Replica, replica, 4096),
+            state: Mutex::default(),
+            moved: parking_lot::Condvar::new(),
+        });
+        let nodes = Arc::new(Nodes::new(&source.root_stat().expect("statx")));
+        let note = Arc::new(Note::default());
+        let target: Arc<dyn Target> = gate.clone();
+        let replica = replica::Replica::new(target, resync::Lacks::default());
+        let mirror = Arc::new(Mirror::new(Parts {
+            source: source.clone(),
+            primary: source,
+            lane: Lane::new(replica, limits, true),
+            nodes: nodes.clone(),
+            record: note.clone(),
+            policy: OnReplicaError::Degrade,
+            sync_both: true,
+            health: Health::default(),
+        }));
+        if limits.is_some() {
+            let carrying = mirror.clone();
+            std::thread::spawn(move || carrying.carry_queued());
+        }
+        Self {
+            dir,
+            gate,
+            nodes,
+            mirror,
+            note,
+        }
+    }
+
+    fn path(&self, side: Side) -> std::path::PathBuf {
+        let name = if side == Side::Primary { "p" } else { "r" };
+        self.dir.path().join(name)
+    }
+
+    fn client(&self, name: &str) -> Client<'_> {
+        let action = Action::Mkdir {
+            parent: self.nodes.root().clone(),
+            name: Name::new(name).expect("a name"),
+            mode: 0o755,
+        };
+        let op = Op::new(Needs::DAEMON, action);
+        let made = self.mirror.apply(&op).expect("mkdir").made;
+        Client {
+            bench: self,
+            name: name.to_owned(),
+            home: made.expect("it was made").0,
+            files: Vec::new(),
+            fresh: 0,
+        }
+    }
+}
+
+/// What a directory holds: names, kinds, modes, content. Times are not part of the promise.
+type Seen = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
+
+fn look(dir: &Path) -> Seen {
+    let Ok(list) = dir.read_dir() else {
+        return Seen::new();
+    };
+    list.map(|entry| {
+        let entry = entry.expect("an entry");
+        let mode = entry.metadata().expect("metadata").permissions().mode();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let content = rustix::fs::open(entry.path(), flags, Mode::empty()).map(|fd| {
+            let mut all = Vec::new();
+            let mut file = std::fs::File::from(fd);
+            // A directory cannot be read: it has no content of its own.
+            match std::io::Read::read_to_end(&mut file, &mut all) {
+                Ok(_) => all,
+                Err(_) => Vec::new(),
+            }
+        });
+        let name = entry.file_name().as_bytes().to_vec();
+        (name, (mode, content.expect("open")))
+    })
+    .collect()
+}
+
+/// Somebody who changes things in a directory of their own.
+struct Client<'a> {
+    bench: &'a Bench,
+    name: String,
+    home: Arc<Node>,
+    files: Vec<(Name, Arc<Node>)>,
+    fresh: usize,
+}
+
+impl Client<'_> {
+    fn apply(&self, action: Action, data: &[u8]) -> Outcome {
+        let op = Op {
+            needs: Needs::DAEMON,
+            action,
+            data,
+        };
+        self.bench.mirror.apply(&op).expect("it must succeed")
+    }
+
+    fn fresh_name(&mut self) -> Name {
+        self.fresh += 1;
+        Name::new(format!("f{}", self.fresh)).expect("a name")
+    }
+
+    /// One random change, each a single op.
+    fn change(&mut self, random: u64) {
+        let parent = self.home.clone();
+        let many = self.files.len();
+        let pick = usize::try_from(random >> 32).expect("64 bits") % many.max(1);
+        match random % 8 {
+            0 | 1 if many < 12 => self.create(),
+            _ if many == 0 => self.create(),
+            2 => {
+                let (name, victim) = self.files.swap_remove(pick);
+                let id = victim.id;
+                let action = Action::Unlink {
+                    parent,
+                    name,
+                    victim: Some(victim),
+                };
+                self.apply(action, &[]);
+                self.bench.nodes.forget(id, 1);
+            }
+            3 => {
+                let to = self.fresh_name();
+                let (name, node) = self.files[pick].clone();
+                let action = Action::Rename {
+                    from: (parent.clone(), name),
+                    to: (parent, to.clone()),
+                    flags: 0,
+                    moved: Some(node),
+                    victim: None,
+                };
+                self.apply(action, &[]);
+                self.files[pick].0 = to;
+            }
+            4 => {
+                let (node, size) = (self.files[pick].1.clone(), random >> 8 & 0xfff);
+                self.apply(Action::Truncate { node, size }, &[]);
+            }
+            5 => {
+                let action = Action::SetAttr {
+                    node: self.files[pick].1.clone(),
+                    uid: None,
+                    gid: None,
+                    mode: Some(u32::try_from(0o600 | (random >> 8 & 0o77)).expect("small")),
+                    atime: None,
+                    mtime: None,
+                };
+                self.apply(action, &[]);
+            }
+            _ => {
+                let data: Vec<u8> = (0..=random >> 8 & 0x1ff)
+                    .map(|n| (random >> 20 ^ n).to_le_bytes()[0])
+                    .collect();
+                let action = Action::Write {
+                    node: self.files[pick].1.clone(),
+                    offset: random >> 24 & 0xfff,
+                    appending: false,
+                };
+                self.apply(action, &data);
+            }
+        }
+    }
+
+    fn create(&mut self) {
+        let name = self.fresh_name();
+        let action = Action::Create {
+            parent: self.home.clone(),
+            name: name.clone(),
+            mode: 0o644,
+        };
+        let made = self.apply(action, &[]).made.expect("it was made");
+        self.files.push((name, made.0));
+    }
+}
+
+fn below(random: &mut u64, limit: usize) -> usize {
+    usize::try_from(next(random) % limit as u64).expect("below a usize")
+}
+
+fn next(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
+}
+
+/// The state after each change is known; wherever the lane is stopped, the replica is the state
+/// after exactly as many changes as it was let through.
+#[test]
+fn stopped_anywhere_the_replica_is_a_state_the_primary_had() {
+    for seed in 1..=20_u64 {
+        let bench = Bench::new(Some(LIMITS));
+        let mut client = bench.client("home");
+        let home = |side| bench.path(side).join("home");
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut history = vec![Seen::new()];
+        let mut stops: Vec<usize> = (0..8).map(|_| 1 + below(&mut random, 200)).collect();
+        stops.sort_unstable();
+        bench.gate.stop_at(Some(stops[0]));
+        for _ in 0..200 {
+            client.change(next(&mut random));
+            history.push(look(&home(Side::Primary)));
+        }
+        for (n, &stop) in stops.iter().enumerate() {
+            bench.gate.await_standstill(|| false);
+            // The first change let through made the directory.
+            assert_eq!(
+                look(&home(Side::Replica)),
+                history[stop - 1],
+                "seed {seed}, change {stop}"
+            );
+            bench.gate.stop_at(stops.get(n + 1).copied());
+        }
+        bench.mirror.settle_now();
+        assert_eq!(look(&home(Side::Replica)), history[200], "seed {seed}");
+        assert_eq!(bench.mirror.lag().ops, 0);
+        assert!(bench.mirror.health().degraded.is_none());
+        bench.mirror.drain();
+    }
+}
+
+/// Killed anywhere the replica stays a state the primary had, and the mirror says it failed.
+#[test]
+fn killed_anywhere_the_replica_is_a_state_the_primary_had() {
+    for seed in 1..=40_u64 {
+        let bench = Bench::new(Some(LIMITS));
+        let mut client = bench.client("home");
+        let mut random = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let end = 1 + below(&mut random, 100);
+        bench.gate.state.lock().fail_at = Some(end);
+        let mut history = vec![Seen::new()];
+        for _ in 0..100 {
+            client.change(next(&mut random));
+            history.push(look(&bench.path(Side::Primary).join("home")));
+        }
+        bench.mirror.settle_now();
+        bench.mirror.drain();
+        let seen = look(&bench.path(Side::Replica).join("home"));
+        assert_eq!(seen, history[end - 1], "seed {seed}, change {end}");
+        let why = bench.mirror.health().degraded.expect("it must say so");
+        assert_eq!(why.fault.errno, Some(Errno::IO));
+        assert_eq!(bench.note.0.load(Ordering::SeqCst), 1, "noted once");
+        assert_eq!(bench.mirror.lag(), Lag::default());
+    }
+}
+
+/// Several clients at once. Each one's directory is a state it had; and what one client had seen
+/// finished before it began a change is on the replica before that change.
+#[test]
+fn several_clients_and_what_they_could_have_seen() {
+    const CLIENTS: usize = 3;
+    const CHANGES: usize = 120;
+    for seed in 1..=15_u64 {
+        let bench = Bench::new(Some(LIMITS));
+        let names = ["a", "b", "c"];
+        let finished: [AtomicUsize; CLIENTS] = std::array::from_fn(|_| AtomicUsize::new(0));
+        let clients: Vec<_> = names.iter().map(|name| bench.client(name)).collect();
+        let mut random = seed.wrapping_mul(0xd134_2543_de82_ef95);
+        let stop = CLIENTS + below(&mut random, CLIENTS * CHANGES);
+        bench.gate.stop_at(Some(stop));
+        // After each change: the state, and what the others had finished when it began.
+        type Step = (Seen, [usize; CLIENTS]);
+        let histories: Vec<Vec<Step>> = std::thread::scope(|scope| {
+            let all: Vec<_> = clients
+                .into_iter()
+                .enumerate()
+                .map(|(me, mut client)| {
+                    let (bench, finished) = (&bench, &finished);
+                    let mut random = random.wrapping_mul(2 * me as u64 + 3);
+                    scope.spawn(move || {
+                        let home = bench.path(Side::Primary).join(&client.name);
+                        let mut history = vec![(Seen::new(), [0; CLIENTS])];
+                        for _ in 0..CHANGES {
+                            let before =
+                                std::array::from_fn(|n| finished[n].load(Ordering::SeqCst));
+                            client.change(next(&mut random));
+                            finished[me].fetch_add(1, Ordering::SeqCst);
+                            history.push((look(&home), before));
+                        }
+                        history
+                    })
+                })
+                .collect();
+            all.into_iter()
+                .map(|one| one.join().expect("join"))
+                .collect()
+        });
+        bench.gate.await_standstill(|| bench.mirror.lag().ops == 0);
+        let seen: Vec<Seen> = names
+            .iter()
+            .map(|name| look(&bench.path(Side::Replica).join(name)))
+            .collect();
+        // A state may come again: the earliest and the latest moment it can be.
+        let places: Vec<(usize, usize)> = (0..CLIENTS)
+            .map(|n| {
+                let same = |(at, (state, _)): (usize, &Step)| (*state == seen[n]).then_some(at);
+                let mut moments = histories[n].iter().enumerate().filter_map(same);
+                let first = moments
+                    .next()
+                    .unwrap_or_else(|| panic!("seed {seed}: client {n} never had this"));
+                (first, moments.next_back().unwrap_or(first))
+            })
+            .collect();
+        for n in 0..CLIENTS {
+            let (_, before) = &histories[n][places[n].0];
+            for (other, &had) in before.iter().enumerate() {
+                assert!(
+                    places[other].1 >= had,
+                    "seed {seed}: {n} is there before what it had seen of {other}"
+                );
+            }
+        }
+        bench.gate.stop_at(None);
+        bench.mirror.drain();
+        for (n, name) in names.iter().enumerate() {
+            assert_eq!(
+                look(&bench.path(Side::Replica).join(name)),
+                histories[n][CHANGES].0,
+                "seed {seed}"
+            );
+        }
+    }
+}
+
+/// fsync waits for the replica; a full window makes the application wait, or leaves the replica
+/// behind and says so.
+#[test]
+fn a_full_window_blocks_or_pulls_ahead() {
+    let bench = Bench::new(Some(LIMITS));
+    let mut client = bench.client("home");
+    client.create();
+    let node = client.files[0].1.clone();
+    bench.gate.stop_at(Some(2));
+    let block = vec![7; 256 << 10];
+    let write = |n: u64| {
+        let action = Action::Write {
+            node: node.clone(),
+            offset: n << 18,
+            appending: false,
+        };
+        let op = Op {
+            needs: Needs::DAEMON,
+            action,
+            data: &block,
+        };
+        bench.mirror.apply(&op).expect("write").written
+    };
+    (0..3).for_each(|n| assert_eq!(write(n), block.len()));
+    std::thread::scope(|scope| {
+        let fourth = scope.spawn(|| write(3));
+        bench.gate.await_standstill(|| false);
+        assert!(bench.mirror.lag().bytes <= LIMITS.bytes);
+        bench.gate.stop_at(None);
+        assert_eq!(fourth.join().expect("join"), block.len());
+        bench.mirror.barrier(&node, Scope::Data).expect("fsync");
+        assert_eq!(bench.mirror.lag().ops, 0);
+    });
+    bench.mirror.drain();
+
+    let bench = Bench::new(Some(window::Limits {
+        pull_ahead: true,
+        ..LIMITS
+    }));
+    let mut client = bench.client("home");
+    client.create();
+    let node = client.files[0].1.clone();
+    bench.gate.stop_at(Some(2));
+    for n in 0..8 {
+        let action = Action::Write {
+            node: node.clone(),
+            offset: n << 18,
+            appending: false,
+        };
+        client.apply(action, &block);
+    }
+    let degraded = bench.mirror.health().degraded.expect("left behind");
+    assert_eq!(degraded.id, Id::PulledAhead);
+    bench.gate.stop_at(None);
+    bench.mirror.drain();
+}
+
+/// A replica that does not answer is given up by whoever waits for it, and only then.
+#[test]
+fn a_replica_that_does_not_answer_is_given_up() {
+    let bench = Bench::new(Some(window::Limits {
+        patience: Duration::from_millis(1),
+        ..LIMITS
+    }));
+    let mut client = bench.client("home");
+    bench.mirror.settle_now();
+    bench.gate.stop_at(Some(1));
+    client.create();
+    let node = client.files[0].1.clone();
+    bench
+        .mirror
+        .barrier(&node, Scope::Node)
+        .expect("the primary has it");
+    let degraded = bench.mirror.health().degraded.expect("given up");
+    assert_eq!(degraded.fault.errno, Some(Errno::TIMEDOUT));
+    client.create();
+    bench.gate.stop_at(None);
+    bench.mirror.drain();
+}

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""`scripts/bench`: mirrorfs beside its peers, measured in turns on the same ground."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+
+from . import report, rows, scale
+from .compete import Competition
+from .gluster import Gluster
+from .ground import Ground
+from .peers import DEFAULT, contestant
+from .source import Sources
+from .system import Trouble, machine, note, read, touch_memory
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__)))))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    comma = lambda text: [word for word in text.split(",") if word]
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--only", type=comma, default=[], metavar="ROW,...",
+                        help="rows or groups: " + ", ".join(
+                            dict.fromkeys(row.group for row in rows.ROWS)))
+    parser.add_argument("--contestants", type=comma, default=[], metavar="NAME,...",
+                        help="default: " + ",".join(DEFAULT) + "; mirrorfs+OPTION+OPTION takes "
+                             "mount options")
+    parser.add_argument("--peers", type=comma, default=[], metavar="NAME,...",
+                        help="besides the default ones: gluster, lsyncd, passthrough_ll-wb, ...")
+    parser.add_argument("--ground", choices=("ram", "disk", "xfs"), default="ram")
+    parser.add_argument("--one-fs", action="store_true",
+                        help="both copies on one file system")
+    parser.add_argument("--size", choices=tuple(rows.SIZES), default="normal")
+    parser.add_argument("--scale", action="store_true",
+                        help="instead of the rows: the cost of an operation in trees of ten "
+                             "thousand, a hundred thousand and a million files")
+    parser.add_argument("--full", action="store_true", help="with pgbench and dbench")
+    parser.add_argument("--binary", metavar="PATH", default=os.environ.get("BENCH_BINARY"))
+    parser.add_argument("--against", metavar="BINARY2",
+                        help="another mirrorfs, the contestant `against`")
+    parser.add_argument("--json", metavar="FILE", help="keep what was measured")
+    parser.add_argument("--render", nargs="+", metavar="FILE",
+                        help="measure nothing; render what --json kept, one section for each")
+    parser.add_argument("--write", action="store_true", help="write docs/PERFORMANCE.md")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--libfuse", help=argparse.SUPPRESS)
+    parser.add_argument("--load", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    # scripts/bench went to the repository; paths are meant from where it was called.
+    start = os.environ.get("BENCH_FROM", os.getcwd())
+    for name in ("binary", "against", "json"):
+        if getattr(options, name):
+            setattr(options, name, os.path.join(start, getattr(options, name)))
+    options.render = [os.path.join(start, name) for name in options.render or []]
+    return options
+
+
+def measure(options):
+    names = options.contestants or (["native", "mirrorfs"] if options.scale else list(DEFAULT))
+    if options.against and not any(name.startswith("against") for name in names):
+        at = names.index("mirrorfs") + 1 if "mirrorfs" in names else len(names)
+        names.insert(at, "against")
+    names += [name for name in options.peers if name not in names]
+    contestants = [Gluster(name, options.work) if name == "gluster" else
+                   contestant(name, options.binary, options.against, options.libfuse)
+                   for name in names]
+    chosen = rows.chosen(options.only, options.full)
+    if not chosen:
+        raise Trouble(f"--only {','.join(options.only)}: no such row")
+    sizes = rows.SIZES[options.size]
+    result = {"schema": 1, "machine": machine(REPOSITORY), "size": options.size,
+              "rounds": options.rounds}
+    images = os.path.join(options.work, "images")
+    touch_memory()
+    counts = scale.COUNTS[options.size]
+    mib, inodes = (scale.ground(counts) if options.scale else (sizes["image"], 0))
+    ground = Ground(options.ground, options.work, images, mib, inodes, options.one_fs)
+    with ground:
+        result["ground"] = ground.describe()
+        result["ground_kind"] = options.ground
+        note(ground.describe())
+        if options.scale:
+            competition = scale.Scale(contestants, ground, counts, options.load, options.work,
+                                      options.rounds)
+        else:
+            sources = Sources(os.path.join(options.work, "sources"), sizes["tree"],
+                              sizes["program"])
+            competition = Competition(contestants, chosen, sizes, ground, sources, options.load,
+                                      options.work, options.rounds)
+        try:
+            competition.run()
+        finally:
+            result.update(competition.result())
+            result["machine"]["load_after"] = read("/proc/loadavg")
+            if options.json:
+                with open(options.json, "w", encoding="utf-8") as file:
+                    json.dump(result, file, indent=1)
+    return result
+
+
+def main():
+    options = arguments()
+    # As for ^C: the ground is left clean.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.render:
+        results = []
+        for name in options.render:
+            with open(name, encoding="utf-8") as file:
+                results.append(json.load(file))
+    else:
+        results = [measure(options)]
+    text = report.render(results)
+    if options.write:
+        with open(os.path.join(REPOSITORY, "docs", "PERFORMANCE.md"), "w",
+                  encoding="utf-8") as file:
+            file.write(text)
+        note("wrote docs/PERFORMANCE.md")
+    else:
+        print(text, end="")
+    failures = [failure for result in results for failure in result["failures"]]
+    for failure in failures:
+        note(f"failed: {failure['contestant']} {failure['row']}: {failure['why']}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Trouble as trouble:
+        print(f"bench: {trouble}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
