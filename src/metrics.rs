@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// A question of the kernel's, by the name it has in the FUSE protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it all")]
@@ -101,6 +103,19 @@ impl Requests {
         let named = NAMES.iter().map(|name| (*name).to_owned()).zip(counts);
         named.filter(|(_, count)| *count > 0).collect()
     }
+}
+
+/// What the stat cache was good for, in answers since mount and in bytes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheCounts {
+    /// Answers given from memory.
+    pub hits: u64,
+    /// Answers the primary had to give.
+    pub misses: u64,
+    /// What it holds.
+    pub bytes: u64,
+    /// What it may hold; 0 when it is off.
+    pub capacity_bytes: u64,
 }
 
 #[cfg(test)]

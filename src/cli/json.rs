@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::metrics::CacheCounts;
 use crate::mirror::report::{Primary, Replica, Report, Scan};
 use crate::mirror::state::MirrorState;
 use crate::sys::clock::rfc3339;
@@ -31,6 +32,8 @@ struct View<'a> {
     io: Option<IoView<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     requests: &'a BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stat_cache: Option<CacheCounts>,
 }
 
 #[derive(Serialize)]
@@ -97,6 +100,7 @@ pub(super) fn line(report: &Report) -> String {
             counters: &report.io_counters,
         }),
         requests: &report.requests,
+        stat_cache: report.stat_cache,
     };
     // Strings and integers only: there is nothing that could fail.
     serde_json::to_string(&view).unwrap_or_default() + "\n"

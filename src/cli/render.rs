@@ -270,6 +270,7 @@ pub(super) mod tests {
             shared_primary: false,
             cache: None,
             requests: Default::default(),
+            stat_cache: None,
         }
     }
 

@@ -78,7 +78,7 @@ impl MirrorFs {
             b"." => dir.id,
             b".." => {
                 let place = dir.place(Side::Primary);
-                place.links.first().map_or(dir.id, |link| link.parent.id)
+                place.links().first().map_or(dir.id, |link| link.parent.id)
             }
             _ => self.nodes.shown_ino(Ident {
                 dev,
@@ -89,5 +89,5 @@ impl MirrorFs {
 }
 
 fn device_of(dir: &Arc<Node>) -> u64 {
-    dir.place(Side::Primary).ident.unwrap_or_default().dev
+    dir.place(Side::Primary).ident().unwrap_or_default().dev
 }

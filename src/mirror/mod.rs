@@ -27,9 +27,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::store::op::{Action, Claim, Claims, Op};
-use crate::store::{
-    Applied, Ident, Made, Name, Node, Nodes, Scope, Side, Source, Space, Stat, Target,
-};
+use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
@@ -376,7 +374,7 @@ impl Mirror {
     /// take as long as anything else there: not on a thread that someone waits for.
     fn leave_replica(&self) {
         let nodes = self.nodes.clone();
-        let leave = move || nodes.leave(Side::Replica);
+        let leave = move || nodes.leave_replica();
         let thread = std::thread::Builder::new().name("leave".to_owned());
         if let Err(error) = thread.spawn(leave) {
             tracing::debug!("descriptors of the replica stay open: {error}");

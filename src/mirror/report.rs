@@ -135,4 +135,7 @@ pub struct Report {
     /// How often the kernel asked what since mount, by the request's name.
     #[serde(default)]
     pub requests: std::collections::BTreeMap<String, u64>,
+    /// What was answered from memory since mount.
+    #[serde(default)]
+    pub stat_cache: Option<crate::metrics::CacheCounts>,
 }

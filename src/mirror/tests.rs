@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
-use crate::store::{Applied, Time, Tree};
+use crate::store::{Applied, Side, Time, Tree};
 use crate::uring::{Engine, Wish};
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.

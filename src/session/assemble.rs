@@ -30,12 +30,15 @@ use crate::mirror::resync::{How, Summary};
 use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
+use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
 use crate::uring::{Engine, Rung, Wish};
 
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
 const SPARE_DESCRIPTORS: u64 = 32;
+/// What the stat cache may hold: the attributes and names of about 90,000 files.
+const STAT_CACHE_BYTES: usize = 32 << 20;
 /// How long a daemon that is ending may keep us from its trees.
 const ENDING: Duration = Duration::from_secs(5);
 /// Differences listed on the terminal; the rest are counted.
@@ -108,8 +111,16 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         nodes
     });
     if !open {
-        nodes.leave(Side::Replica);
+        nodes.leave_replica();
     }
+    // Behind our back nothing stays true.
+    let room = if config.shared_primary {
+        0
+    } else {
+        STAT_CACHE_BYTES
+    };
+    let cache = Arc::new(StatCache::new(room, primary.atime()));
+    let primary = Arc::new(Cached::new(primary, cache.clone()));
     let source: Arc<dyn Source> = primary.clone();
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
@@ -134,7 +145,8 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         writeback: config.cache == Cache::Writeback,
     };
     let fs = MirrorFs::new(source, mirror.clone(), nodes, caching);
-    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests(), engine);
+    let counters = (fs.requests(), cache);
+    let keeper = Keeper::new(config, mirror, &attached, scan, counters, engine);
     let keeper = Arc::new(keeper);
     Ok(House { fs, keeper })
 }
@@ -340,6 +352,7 @@ pub(super) struct Keeper {
     frame: Report,
     mountpoint: String,
     requests: Arc<Requests>,
+    cache: Arc<StatCache>,
     engine: Arc<Engine>,
 }
 
@@ -349,7 +362,7 @@ impl Keeper {
         mirror: Arc<Mirror>,
         attached: &Attached,
         scan: Option<Scan>,
-        requests: Arc<Requests>,
+        (requests, cache): (Arc<Requests>, Arc<StatCache>),
         engine: Arc<Engine>,
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -397,12 +410,14 @@ impl Keeper {
             shared_primary: config.shared_primary,
             cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
+            stat_cache: None,
         };
         Self {
             mirror,
             frame,
             mountpoint: text(&config.mountpoint.typed),
             requests,
+            cache,
             engine,
         }
     }
@@ -475,6 +490,7 @@ impl Controlled for Keeper {
         replica.lag_bytes = lag.bytes;
         replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);
         report.requests = self.requests.by_name();
+        report.stat_cache = Some(self.cache.counts());
         let (rung, why) = self.engine.stand();
         let io = if rung == Rung::Threads {
             "threads"

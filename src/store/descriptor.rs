@@ -195,9 +195,9 @@ impl Ring {
             drop(hand);
             let Some(node) = weak.upgrade() else { continue };
             let mut place = node.place(self.side);
-            match &place.open {
+            match place.open() {
                 None => {}
-                Some(_) if place.pin.is_some() => {}
+                Some(_) if place.is_pinned() => {}
                 Some(open) if open.hot.swap(false, Ordering::Relaxed) => {
                     self.hand.lock().push_back(weak);
                 }
@@ -210,7 +210,7 @@ impl Ring {
                     self.hand.lock().push_back(weak);
                 }
                 // Closed outside the lock: closing can be slow.
-                Some(_) => closing.extend(place.open.take()),
+                Some(_) => closing.extend(place.take_open()),
             }
             drop(place);
             closing.clear();
@@ -245,8 +245,7 @@ impl Ring {
         let dirty = |node: &Arc<Node>| {
             let place = node.place(self.side);
             place
-                .open
-                .as_ref()
+                .open()
                 .is_some_and(|open| open.dirty.load(Ordering::Acquire) > 0)
         };
         nodes.into_iter().filter(dirty).collect()
@@ -265,8 +264,7 @@ impl Drop for Pin {
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::Nodes;
-    use super::super::{Name, Stat};
+    use super::super::{Name, Nodes, Stat};
     use super::*;
     use crate::sys::Errno;
 
@@ -299,12 +297,12 @@ mod tests {
         let name = Name::new(n.to_string()).expect("a name");
         let node = nodes.remember(&stat, nodes.root(), &name);
         let open = Arc::new(Descriptor::new(fd(), Access::Write));
-        node.place(Side::Primary).open = Some(open.clone());
+        node.place(Side::Primary).replace_open(open.clone());
         (node, open)
     }
 
     fn open(nodes: &[Arc<Node>]) -> usize {
-        let is_open = |node: &&Arc<Node>| node.place(Side::Primary).open.is_some();
+        let is_open = |node: &&Arc<Node>| node.place(Side::Primary).open().is_some();
         nodes.iter().filter(is_open).count()
     }
 
@@ -316,7 +314,7 @@ mod tests {
         let (fresh, held) = add(&nodes, old.len());
         assert_eq!(ring.insert(&fresh), Room::NeedsSync);
         assert_eq!(open(&old), old.len(), "unsynced ones stay");
-        let place = fresh.place(Side::Primary).open.clone();
+        let place = fresh.place(Side::Primary).open().cloned();
         assert!(
             place.is_some_and(|open| Arc::ptr_eq(&open, &held)),
             "it was closed"
@@ -330,7 +328,7 @@ mod tests {
         ring.sync_once(sync).expect("sync");
         assert_eq!(ring.make_room(), Room::Made);
         assert_eq!((syncs.into_inner(), open(&old)), (1, old.len() - 1));
-        assert!(fresh.place(Side::Primary).open.is_some(), "it is in use");
+        assert!(fresh.place(Side::Primary).open().is_some(), "it is in use");
     }
 
     /// Descriptors that carry nothing are closed without a sync.
@@ -340,7 +338,7 @@ mod tests {
         let (fresh, _held) = add(&nodes, old.len());
         assert_eq!(ring.insert(&fresh), Room::Made);
         assert_eq!(open(&old), old.len() - 1);
-        assert!(fresh.place(Side::Primary).open.is_some());
+        assert!(fresh.place(Side::Primary).open().is_some());
     }
 
     /// A write that comes while a sync of the whole file system runs is not covered by it.

@@ -6,9 +6,11 @@
 //! cannot write past the mirror: it holds nothing that writes. [`Tree`] is both, for a real
 //! directory; tests bring doubles.
 
+pub mod cache;
 pub mod descriptor;
 pub mod name;
 pub mod node;
+pub mod nodes;
 pub mod op;
 mod reach;
 pub mod stat;
@@ -23,7 +25,8 @@ use rustix::fs::FileType;
 use crate::sys::Result;
 pub use descriptor::Access;
 pub use name::Name;
-pub use node::{Node, Nodes, Side};
+pub use node::{Node, Side};
+pub use nodes::Nodes;
 pub use op::{Action, Op};
 pub use stat::{Ident, Stat, Time};
 pub use tree::Tree;

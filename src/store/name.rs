@@ -3,17 +3,20 @@
 //!
 //! A `Name` holds no `/` and no NUL and is neither empty nor `.` nor `..`; any other bytes are
 //! welcome. That it is valid was checked when it was made, so that nothing relative to a
-//! directory descriptor can leave that directory.
+//! directory descriptor can leave that directory. Up to 15 bytes of it are kept in place: there are
+//! as many names as the kernel knows objects.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
+use smallvec::SmallVec;
+
 use crate::sys::{Errno, Result};
 
-/// One component of a path: no `/`, no NUL, not empty, not `.` or `..`.
+/// One component of a path: no `/`, no NUL, not empty, not `.` or `..`; with a NUL at its end.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(CString);
+pub struct Name(SmallVec<[u8; 16]>);
 
 impl Name {
     /// Checks one component.
@@ -26,19 +29,37 @@ impl Name {
         if matches!(bytes, b"" | b"." | b"..") || bytes.contains(&b'/') {
             return Err(Errno::INVAL);
         }
-        CString::new(bytes).map(Self).map_err(|_| Errno::INVAL)
+        if bytes.contains(&0) {
+            return Err(Errno::INVAL);
+        }
+        let mut name = SmallVec::with_capacity(bytes.len() + 1);
+        name.extend_from_slice(bytes);
+        name.push(0);
+        Ok(Self(name))
     }
 
     /// As the kernel wants it.
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
-        &self.0
+        CStr::from_bytes_with_nul(&self.0).unwrap_or_default()
     }
 
     /// As the standard library wants it.
     #[must_use]
     pub fn as_os_str(&self) -> &OsStr {
-        OsStr::from_bytes(self.0.as_bytes())
+        OsStr::from_bytes(self.as_c_str().to_bytes())
+    }
+}
+
+impl Name {
+    /// What it takes beside its place: nothing if it is short.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        if self.0.spilled() {
+            self.0.capacity()
+        } else {
+            0
+        }
     }
 }
 

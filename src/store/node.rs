@@ -7,12 +7,12 @@
 //! is found under a name is checked against the identity before it is used: a node is never
 //! mistaken for what took its place.
 //!
-//! Lock order: a shard of [`Nodes`], then a node's place, then the descriptor ring. None is held
-//! across a system call that can block on a disk.
+//! A kernel with a large cache knows millions of nodes, so a quiet one is small: the name it has
+//! on both sides is kept once, and what only few have (descriptors, second names, names under
+//! way from one side to the other) is boxed. `a_quiet_node_is_small` holds the number.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FileType;
@@ -22,15 +22,14 @@ use super::descriptor::{Descriptor, Pin};
 use super::{Ident, Name, Stat, Time};
 use crate::sys::{Errno, Result};
 
-/// The node id of the root, fixed by the FUSE protocol (`FUSE_ROOT_ID`).
-pub const ROOT_ID: u64 = 1;
-/// Ids from here up are ours: for objects whose inode number cannot serve.
-const FIRST_OWN_ID: u64 = 1 << 63;
-const SHARDS: usize = 32;
 /// Names kept per node: enough to find it by. A file with more stays open once these are gone.
 const LINKS_MAX: usize = 16;
 /// Components of a path in a message.
 const SHOWN_MAX: usize = 256;
+/// Packed device numbers that no device has: of an object not seen yet on a side, and of one that
+/// has no place any more on a replica that is left.
+const UNSEEN: u32 = u32::MAX;
+const LEFT: u32 = u32::MAX - 1;
 
 /// Which copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,17 +49,205 @@ pub struct Link {
     pub name: Name,
 }
 
-/// What one side knows of a node.
+impl Link {
+    fn is(&self, parent: &Arc<Node>, name: &Name) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && self.name == *name
+    }
+}
+
+type Links = SmallVec<[Link; 1]>;
+
+/// What few nodes have at any one time.
 #[derive(Debug, Default)]
-pub struct Place {
+struct Rare {
+    /// The names of each side, where they are not the one name that both have.
+    links: Option<[Links; 2]>,
+    open: [Option<Arc<Descriptor>>; 2],
+    pin: [Option<Pin>; 2],
+    /// The primary's inode number, where the node's id is another.
+    ino: Option<u64>,
+    /// When it was made: tells it from what gets its number after it. Only where PRIMARY may change
+    /// behind the mount; else no number is free while the kernel knows it.
+    born: Option<Time>,
+    /// A sync of it failed.
+    sync_error: Option<Errno>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        self.links.is_none()
+            && self.ino.is_none()
+            && self.born.is_none()
+            && self.sync_error.is_none()
+            && self.open.iter().all(Option::is_none)
+            && self.pin.iter().all(Option::is_none)
+    }
+}
+
+/// What both sides know of a node.
+#[derive(Debug)]
+struct Places {
+    /// Its name on both sides, unless `rare` has other ones.
+    link: Option<Link>,
+    replica_ino: u64,
+    /// Packed, or [`UNSEEN`].
+    primary_dev: u32,
+    /// Packed, or [`UNSEEN`], or [`LEFT`].
+    replica_dev: u32,
+    rare: Option<Box<Rare>>,
+}
+
+impl Places {
+    fn links(&self, side: Side) -> &[Link] {
+        match self.rare.as_ref().and_then(|rare| rare.links.as_ref()) {
+            Some(links) => &links[side as usize],
+            None => self.link.as_slice(),
+        }
+    }
+
+    /// Changes the names of one side or both, and keeps them once again when they are the same.
+    fn edit(&mut self, sides: &[Side], change: impl Fn(&mut Links)) {
+        let kept = self.rare.as_mut().and_then(|rare| rare.links.take());
+        let mut links = kept.unwrap_or_else(|| {
+            let one: Links = self.link.take().into_iter().collect();
+            [one.clone(), one]
+        });
+        for side in sides {
+            change(&mut links[*side as usize]);
+        }
+        let [primary, replica] = &links;
+        let same = match (primary.as_slice(), replica.as_slice()) {
+            ([], []) => true,
+            ([one], [other]) => one.is(&other.parent, &other.name),
+            _ => false,
+        };
+        if same {
+            let [mut one, _] = links;
+            self.link = one.pop();
+            self.tidy();
+        } else {
+            self.rare().links = Some(links);
+        }
+    }
+
+    /// The sides a change of names is made on: both once the replica is left, whose names nobody
+    /// sees any more, so that they take no room.
+    fn mirrored<'a>(&self, sides: &'a [Side]) -> &'a [Side] {
+        match (self.replica_dev == LEFT, sides) {
+            (true, [Side::Replica]) => &[],
+            (true, _) => &[Side::Primary, Side::Replica],
+            _ => sides,
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Gives back the box once nothing is in it.
+    fn tidy(&mut self) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_empty()) {
+            self.rare = None;
+        }
+    }
+}
+
+/// A device number in the 32 bits that the kernel has for one.
+fn packed(dev: u64) -> u32 {
+    (rustix::fs::major(dev) << 20) | (rustix::fs::minor(dev) & 0xf_ffff)
+}
+
+fn unpacked(dev: u32) -> u64 {
+    rustix::fs::makedev(dev >> 20, dev & 0xf_ffff)
+}
+
+/// What one side knows of a node, held.
+#[derive(Debug)]
+pub struct Place<'a> {
+    node: &'a Node,
+    side: Side,
+    places: MutexGuard<'a, Places>,
+}
+
+impl Place<'_> {
     /// Its identity there, once seen.
-    pub ident: Option<Ident>,
+    #[must_use]
+    pub fn ident(&self) -> Option<Ident> {
+        let places = &self.places;
+        let own = || places.rare.as_ref().and_then(|rare| rare.ino);
+        let (dev, ino) = match self.side {
+            Side::Primary => (places.primary_dev, own().unwrap_or(self.node.id)),
+            Side::Replica => (places.replica_dev, places.replica_ino),
+        };
+        let seen = !matches!(dev, UNSEEN | LEFT);
+        let dev = seen.then(|| unpacked(dev))?;
+        Some(Ident { dev, ino })
+    }
+
+    /// Settles who it is there.
+    pub fn set_ident(&mut self, ident: Ident) {
+        let dev = packed(ident.dev);
+        match self.side {
+            Side::Primary => {
+                self.places.primary_dev = dev;
+                if ident.ino != self.node.id {
+                    self.places.rare().ino = Some(ident.ino);
+                }
+            }
+            Side::Replica if self.places.replica_dev == LEFT => {}
+            Side::Replica => {
+                self.places.replica_dev = dev;
+                self.places.replica_ino = ident.ino;
+            }
+        }
+    }
+
     /// The names it was seen under, up to a limit.
-    pub links: SmallVec<[Link; 1]>,
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        if self.side == Side::Replica && self.places.replica_dev == LEFT {
+            return &[];
+        }
+        self.places.links(self.side)
+    }
+
     /// Its descriptor, while it has one.
-    pub open: Option<Arc<Descriptor>>,
-    /// Held while the descriptor may not be closed: no name leads back to the object.
-    pub pin: Option<Pin>,
+    #[must_use]
+    pub fn open(&self) -> Option<&Arc<Descriptor>> {
+        self.places.rare.as_ref()?.open[self.side as usize].as_ref()
+    }
+
+    /// Gives it a descriptor, and hands out the one it had.
+    pub fn replace_open(&mut self, open: Arc<Descriptor>) -> Option<Arc<Descriptor>> {
+        self.places.rare().open[self.side as usize].replace(open)
+    }
+
+    /// Takes its descriptor away. To be dropped outside the lock: closing can be slow.
+    #[must_use]
+    pub fn take_open(&mut self) -> Option<Arc<Descriptor>> {
+        let taken = self.places.rare.as_mut()?.open[self.side as usize].take();
+        self.places.tidy();
+        taken
+    }
+
+    /// Whether the descriptor may not be closed: no name leads back to the object.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        let rare = self.places.rare.as_ref();
+        rare.is_some_and(|rare| rare.pin[self.side as usize].is_some())
+    }
+
+    /// Keeps the descriptor from being closed.
+    pub fn set_pin(&mut self, pin: Pin) {
+        self.places.rare().pin[self.side as usize] = Some(pin);
+    }
+
+    /// Lets the descriptor be closed again.
+    pub fn take_pin(&mut self) -> Option<Pin> {
+        let taken = self.places.rare.as_mut()?.pin[self.side as usize].take();
+        self.places.tidy();
+        taken
+    }
 }
 
 /// An object the kernel knows.
@@ -70,38 +257,66 @@ pub struct Node {
     pub id: u64,
     /// Never used twice, unlike `id`: what our own tables call it.
     pub serial: u64,
+    /// Lookups not taken back yet; a node that ever had `u32::MAX` stays. Changed under its
+    /// shard's lock only.
+    lookups: AtomicU32,
     /// Its type, which never changes.
     pub kind: FileType,
-    /// When it was made: tells it from what gets its number after it. Only where PRIMARY may change
-    /// behind the mount; else no number is free while the kernel knows it.
-    pub born: Option<Time>,
-    lookups: AtomicU64,
-    places: [Mutex<Place>; 2],
     /// Its times on the replica wait to be carried over.
     pub unsettled: AtomicBool,
     /// It may have set-id bits, so that writes must mind them (never false when it has).
     pub set_id: AtomicBool,
-    sync_error: AtomicI32,
+    places: Mutex<Places>,
 }
 
 impl Node {
-    fn new(id: u64, serial: u64, stat: &Stat, shared: bool) -> Self {
-        let primary = Place {
-            ident: Some(stat.ident),
-            ..Place::default()
-        };
-        Self {
+    /// `shared`: PRIMARY may also change behind the mount; `left`: there is no replica any more.
+    pub(super) fn new(id: u64, serial: u64, stat: &Stat, shared: bool, left: bool) -> Self {
+        let node = Self {
             id,
             serial,
+            lookups: AtomicU32::new(0),
             kind: stat.kind(),
-            born: stat.btime.filter(|_| shared),
-            lookups: AtomicU64::new(0),
-            places: [Mutex::new(primary), Mutex::default()],
             unsettled: AtomicBool::new(false),
             // Behind the mount anybody may set them.
             set_id: AtomicBool::new(shared || stat.mode & 0o6000 != 0),
-            sync_error: AtomicI32::new(0),
+            places: Mutex::new(Places {
+                link: None,
+                replica_ino: 0,
+                primary_dev: UNSEEN,
+                replica_dev: if left { LEFT } else { UNSEEN },
+                rare: None,
+            }),
+        };
+        node.place(Side::Primary).set_ident(stat.ident);
+        if let Some(born) = stat.btime.filter(|_| shared) {
+            node.places.lock().rare().born = Some(born);
         }
+        node
+    }
+
+    /// Takes the place of `old` in the table; under the shard's lock.
+    pub(super) fn inherit_lookups(&self, old: &Self) {
+        let counted = old.lookups.load(Ordering::Relaxed);
+        self.lookups.store(counted, Ordering::Relaxed);
+    }
+
+    /// One more lookup; under the shard's lock.
+    pub(super) fn count_lookup(&self) {
+        let count = self.lookups.load(Ordering::Relaxed);
+        self.lookups
+            .store(count.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes back `count` lookups, and tells whether none is left; under the shard's lock.
+    pub(super) fn uncount_lookups(&self, count: u64) -> bool {
+        let before = self.lookups.load(Ordering::Relaxed);
+        if before == u32::MAX {
+            return false;
+        }
+        let after = before.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        self.lookups.store(after, Ordering::Relaxed);
+        after == 0
     }
 
     /// Whether it is a directory.
@@ -110,63 +325,108 @@ impl Node {
         self.kind == FileType::Directory
     }
 
-    /// What one side knows of it.
-    pub fn place(&self, side: Side) -> MutexGuard<'_, Place> {
-        self.places[side as usize].lock()
+    /// What one side knows of it. Both sides share one lock: hold one place at a time.
+    pub fn place(&self, side: Side) -> Place<'_> {
+        Place {
+            node: self,
+            side,
+            places: self.places.lock(),
+        }
     }
 
     /// Adds a name on one side.
     pub fn add_link(&self, side: Side, parent: &Arc<Self>, name: &Name) {
-        let mut place = self.place(side);
-        let known = |l: &Link| Arc::ptr_eq(&l.parent, parent) && l.name == *name;
-        if place.links.iter().any(known) {
+        self.add_links(&[side], parent, name);
+    }
+
+    /// Adds a name on both sides: where both are equal, what is found on one is on the other.
+    pub(super) fn add_link_everywhere(&self, parent: &Arc<Self>, name: &Name) {
+        self.add_links(&[Side::Primary, Side::Replica], parent, name);
+    }
+
+    fn add_links(&self, sides: &[Side], parent: &Arc<Self>, name: &Name) {
+        let mut places = self.places.lock();
+        let known = |links: &[Link]| {
+            links.len() >= LINKS_MAX || links.iter().any(|link| link.is(parent, name))
+        };
+        if sides.iter().all(|&side| known(places.links(side))) {
             return;
         }
-        if place.links.len() == LINKS_MAX {
-            return;
-        }
-        place.links.push(Link {
-            parent: parent.clone(),
-            name: name.clone(),
+        let sides = places.mirrored(sides);
+        places.edit(sides, |links| {
+            if !known(links) {
+                links.push(Link {
+                    parent: parent.clone(),
+                    name: name.clone(),
+                });
+            }
         });
     }
 
     /// Notes where it was seen just now, ahead of the names it was seen under before: behind the
     /// mount those may have gone.
-    fn seen_at(&self, side: Side, parent: &Arc<Self>, name: &Name) {
-        let mut place = self.place(side);
-        let is_new = |l: &Link| !(Arc::ptr_eq(&l.parent, parent) && l.name == *name);
-        if place.links.first().is_some_and(|first| !is_new(first)) {
+    pub(super) fn seen_at(&self, side: Side, parent: &Arc<Self>, name: &Name) {
+        let mut places = self.places.lock();
+        if places
+            .links(side)
+            .first()
+            .is_some_and(|first| first.is(parent, name))
+        {
             return;
         }
         // A directory has no other name, and old ones could make a ring of parents.
         let is_dir = self.is_dir();
-        place.links.retain(|link| !is_dir && is_new(link));
-        place.links.truncate(LINKS_MAX - 1);
-        let (parent, name) = (parent.clone(), name.clone());
-        place.links.insert(0, Link { parent, name });
+        let sides = places.mirrored(std::slice::from_ref(&side));
+        places.edit(sides, |links| {
+            links.retain(|link| !is_dir && !link.is(parent, name));
+            links.truncate(LINKS_MAX - 1);
+            let (parent, name) = (parent.clone(), name.clone());
+            links.insert(0, Link { parent, name });
+        });
     }
 
     /// Whether this is the object of `stat`, and not one that got its number after it.
     #[must_use]
     pub fn is(&self, stat: &Stat) -> bool {
-        let born = self.born.zip(stat.btime);
+        let rare = |places: &Places| places.rare.as_ref().and_then(|rare| rare.born);
+        let born = rare(&self.places.lock()).zip(stat.btime);
         self.kind == stat.kind() && born.is_none_or(|(mine, its)| mine == its)
     }
 
     /// Drops a name on one side; without the last one the object is out of reach of names.
     pub fn remove_link(&self, side: Side, parent: &Arc<Self>, name: &Name) {
-        let mut place = self.place(side);
+        let mut places = self.places.lock();
+        if places.links(side).iter().any(|link| link.is(parent, name)) {
+            let sides = places.mirrored(std::slice::from_ref(&side));
+            places.edit(sides, |links| links.retain(|link| !link.is(parent, name)));
+        }
+    }
+
+    /// Forgets everything about the replica, and hands out what has to be closed.
+    pub(super) fn leave_replica(&self) -> (Option<Arc<Descriptor>>, Option<Pin>) {
+        let mut place = self.place(Side::Replica);
+        let left = (place.take_open(), place.take_pin());
+        let primary: Links = place.places.links(Side::Primary).iter().cloned().collect();
         place
-            .links
-            .retain(|l| !(Arc::ptr_eq(&l.parent, parent) && l.name == *name));
+            .places
+            .edit(&[Side::Replica], |links| links.clone_from(&primary));
+        place.places.replica_dev = LEFT;
+        left
+    }
+
+    /// Takes its names out of it, for taking the whole tree apart.
+    pub(super) fn take_links(&self) -> Vec<Link> {
+        let mut places = self.places.lock();
+        let split = places.rare.as_mut().and_then(|rare| rare.links.take());
+        let one = places.link.take().into_iter();
+        one.chain(split.into_iter().flatten().flatten()).collect()
     }
 
     /// Its first known name, for messages only.
     #[must_use]
     pub fn display_path(&self) -> String {
         let mut parts = Vec::new();
-        let mut link = self.place(Side::Primary).links.first().cloned();
+        let mut link = self.place(Side::Primary).links().first().cloned();
         while let Some(Link { parent, name }) = link {
             if parts.len() == SHOWN_MAX {
                 parts.push("...".to_owned());
@@ -178,7 +438,7 @@ impl Node {
                     .escape_debug()
                     .to_string(),
             );
-            link = parent.place(Side::Primary).links.first().cloned();
+            link = parent.place(Side::Primary).links().first().cloned();
         }
         parts.reverse();
         if parts.is_empty() {
@@ -190,8 +450,7 @@ impl Node {
 
     /// Remembers that making this node durable failed: every later fsync says so, until FORGET.
     pub fn keep_sync_error(&self, errno: Errno) {
-        self.sync_error
-            .store(errno.raw_os_error(), Ordering::Release);
+        self.places.lock().rare().sync_error = Some(errno);
     }
 
     /// The kept error of a failed sync.
@@ -199,353 +458,125 @@ impl Node {
     /// # Errors
     /// The errno that [`Self::keep_sync_error`] was given.
     pub fn sync_error(&self) -> Result<()> {
-        match self.sync_error.load(Ordering::Acquire) {
-            0 => Ok(()),
-            raw => Err(Errno::from_raw_os_error(raw)),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    by_id: HashMap<u64, Arc<Node>>,
-}
-
-/// Every node the kernel knows: node id to node, and back from (device, inode number).
-#[derive(Debug)]
-pub struct Nodes {
-    shards: [Mutex<Shard>; SHARDS],
-    /// Ids of objects whose inode number cannot be their id: other devices (btrfs subvolumes).
-    foreign: Mutex<HashMap<Ident, u64>>,
-    /// Forgotten by the kernel, but still the parent of something that is not.
-    zombies: Mutex<Vec<u64>>,
-    root: Arc<Node>,
-    root_dev: u64,
-    next_own_id: AtomicU64,
-    next_serial: AtomicU64,
-    /// PRIMARY may also change behind the mount.
-    shared: bool,
-    /// The replica is left: nothing about it is kept any more.
-    left: AtomicBool,
-}
-
-impl Nodes {
-    /// The table of a freshly mounted tree, which knows its root only.
-    #[must_use]
-    pub fn new(root: &Stat) -> Self {
-        let node = Arc::new(Node::new(ROOT_ID, 1, root, false));
-        node.lookups.store(1, Ordering::Relaxed);
-        let nodes = Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-            foreign: Mutex::new(HashMap::from([(root.ident, ROOT_ID)])),
-            zombies: Mutex::default(),
-            root: node.clone(),
-            root_dev: root.ident.dev,
-            next_own_id: AtomicU64::new(FIRST_OWN_ID),
-            next_serial: AtomicU64::new(2),
-            shared: false,
-            left: AtomicBool::new(false),
-        };
-        nodes.shard(ROOT_ID).lock().by_id.insert(ROOT_ID, node);
-        nodes
-    }
-
-    /// The same for a PRIMARY that may also change behind the mount: names and numbers can pass to
-    /// other objects unasked.
-    #[must_use]
-    pub fn shared(mut self) -> Self {
-        self.shared = true;
-        self
-    }
-
-    /// Whether PRIMARY may also change behind the mount.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.shared
-    }
-
-    fn shard(&self, id: u64) -> &Mutex<Shard> {
-        // Neighbouring inode numbers are used together: spread them.
-        &self.shards[usize::try_from(id % SHARDS as u64).unwrap_or(0)]
-    }
-
-    /// The root of the tree.
-    #[must_use]
-    pub fn root(&self) -> &Arc<Node> {
-        &self.root
-    }
-
-    /// How many nodes the kernel knows.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.lock().by_id.len())
-            .sum()
-    }
-
-    /// Never: the root is always there.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// The node the kernel means by `id`.
-    ///
-    /// # Errors
-    /// `ESTALE` for an id that was never given out, or was forgotten.
-    pub fn get(&self, id: u64) -> Result<Arc<Node>> {
-        if id == ROOT_ID {
-            return Ok(self.root.clone());
-        }
-        self.shard(id)
-            .lock()
-            .by_id
-            .get(&id)
-            .cloned()
-            .ok_or(Errno::STALE)
-    }
-
-    /// The node of an object, if the kernel knows it.
-    #[must_use]
-    pub fn find(&self, ident: Ident) -> Option<Arc<Node>> {
-        let id = self.id_of(ident)?;
-        self.get(id).ok()
-    }
-
-    fn own_number_serves(&self, ident: Ident) -> bool {
-        ident.dev == self.root_dev && ident.ino > ROOT_ID && ident.ino < FIRST_OWN_ID
-    }
-
-    /// The id an object has, if it was ever looked up.
-    fn id_of(&self, ident: Ident) -> Option<u64> {
-        if self.own_number_serves(ident) && !self.is_root(ident) {
-            return Some(ident.ino);
-        }
-        self.foreign.lock().get(&ident).copied()
-    }
-
-    fn is_root(&self, ident: Ident) -> bool {
-        self.root.place(Side::Primary).ident == Some(ident)
-    }
-
-    /// The number `readdir` shows for an entry: what `stat` would say.
-    #[must_use]
-    pub fn shown_ino(&self, ident: Ident) -> u64 {
-        self.id_of(ident).unwrap_or(ident.ino)
-    }
-
-    /// Counts one more lookup of an object found as `name` in `parent`; knows it from now on.
-    pub fn remember(&self, stat: &Stat, parent: &Arc<Node>, name: &Name) -> Arc<Node> {
-        let id = self.id_of(stat.ident).unwrap_or_else(|| {
-            let fresh = self.next_own_id.fetch_add(1, Ordering::Relaxed);
-            *self.foreign.lock().entry(stat.ident).or_insert(fresh)
-        });
-        let mut replaced = None;
-        let node = {
-            let mut shard = self.shard(id).lock();
-            if id >= FIRST_OWN_ID {
-                // The last node of this id may be going this very moment.
-                self.foreign.lock().insert(stat.ident, id);
-            }
-            let fresh = || {
-                let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Node::new(id, serial, stat, self.shared))
-            };
-            let node = shard.by_id.entry(id).or_insert_with(fresh);
-            if self.shared && !node.is(stat) {
-                // Its number has passed to another object. The kernel forgets both under it.
-                let counted = node.lookups.load(Ordering::Relaxed);
-                replaced = Some(std::mem::replace(node, fresh()));
-                node.lookups.store(counted, Ordering::Relaxed);
-            }
-            node.lookups.fetch_add(1, Ordering::Relaxed);
-            node.clone()
-        };
-        // Outside the lock: closing its descriptors can be slow.
-        drop(replaced);
-        if stat.mode & 0o6000 != 0 {
-            // Never taken back here: what was seen may be older than a chmod under way.
-            node.set_id.store(true, Ordering::Release);
-        }
-        if self.shared {
-            node.seen_at(Side::Primary, parent, name);
-        } else {
-            node.add_link(Side::Primary, parent, name);
-        }
-        if !self.left.load(Ordering::Acquire) {
-            node.add_link(Side::Replica, parent, name);
-        }
-        node
-    }
-
-    /// Forgets everything about one side, descriptors and all: it has failed. Names that are not
-    /// followed any more would keep moved directories alive for ever.
-    pub fn leave(&self, side: Side) {
-        self.left.store(true, Ordering::Release);
-        for shard in &self.shards {
-            let nodes: Vec<_> = shard.lock().by_id.values().cloned().collect();
-            for node in nodes {
-                let place = std::mem::take(&mut *node.place(side));
-                drop(place);
-            }
-        }
-    }
-
-    /// Takes back `count` lookups; the last one takes the node with it.
-    pub fn forget(&self, id: u64, count: u64) {
-        if id == ROOT_ID {
-            return;
-        }
-        if !self.release(id, count) {
-            self.zombies.lock().push(id);
-        }
-        self.sweep();
-    }
-
-    /// Lets go of forgotten parents whose last child went.
-    pub fn sweep(&self) {
-        loop {
-            let ids = std::mem::take(&mut *self.zombies.lock());
-            let before = ids.len();
-            let left: Vec<u64> = ids.into_iter().filter(|&id| !self.release(id, 0)).collect();
-            let gone = before - left.len();
-            self.zombies.lock().extend(left);
-            if gone == 0 {
-                return;
-            }
-        }
-    }
-
-    /// False when the kernel has forgotten the node but something of ours still needs it.
-    fn release(&self, id: u64, count: u64) -> bool {
-        let mut shard = self.shard(id).lock();
-        let Some(node) = shard.by_id.get(&id) else {
-            return true;
-        };
-        let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
-        if before > count {
-            return true;
-        }
-        // Under the shard lock nobody can take a new reference, so 1 means the table's own.
-        if Arc::strong_count(node) > 1 {
-            return false;
-        }
-        let ident = node.place(Side::Primary).ident;
-        let node = shard.by_id.remove(&id);
-        if id >= FIRST_OWN_ID
-            && let Some(ident) = ident
-        {
-            self.foreign.lock().remove(&ident);
-        }
-        // Outside the lock: closing its descriptors can be slow.
-        drop(shard);
-        drop(node);
-        true
-    }
-}
-
-impl Drop for Nodes {
-    /// Takes the tree apart level by level: dropped as it is, a deep chain of parents would
-    /// recurse as deep.
-    fn drop(&mut self) {
-        let maps = self
-            .shards
-            .iter_mut()
-            .map(|s| std::mem::take(&mut s.get_mut().by_id));
-        let nodes: Vec<Arc<Node>> = maps.flat_map(HashMap::into_values).collect();
-        let places = nodes
-            .iter()
-            .flat_map(|n| [Side::Primary, Side::Replica].map(|s| n.place(s)));
-        let mut links = Vec::new();
-        for mut place in places {
-            links.append(&mut place.links.to_vec());
-            place.links.clear();
-        }
-        drop(links);
+        let places = self.places.lock();
+        let kept = places.rare.as_ref().and_then(|rare| rare.sync_error);
+        kept.map_or(Ok(()), Err)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Nodes;
+    use super::super::nodes::tests::{name, stat};
     use super::*;
-    use std::os::fd::AsFd;
 
-    fn stat(dev: u64, ino: u64, dir: bool) -> Stat {
-        let tmp = tempfile::tempdir().expect("a temporary directory");
-        let flags = rustix::fs::OFlags::RDONLY;
-        let fd = rustix::fs::open(tmp.path(), flags, rustix::fs::Mode::empty()).expect("open");
-        let mut stat = Stat::of(fd.as_fd()).expect("statx");
-        stat.ident = Ident { dev, ino };
-        stat.mode = if dir { 0o040_755 } else { 0o100_644 };
-        stat
+    /// What a chunk of glibc's allocator takes for so many bytes.
+    fn chunk(bytes: usize) -> usize {
+        (bytes + 8).next_multiple_of(16).max(32)
     }
 
-    fn name(text: &str) -> Name {
-        Name::new(text).expect("a name")
-    }
-
+    /// What the kernel knows costs us this much for each object with one name, descriptors aside
+    /// (they are limited), and without its slot in the table: 9 to 20 bytes.
     #[test]
-    fn a_node_lives_from_lookup_to_the_last_forget() {
+    fn a_quiet_node_is_small() {
+        let counts = 2 * size_of::<usize>();
+        let bytes = chunk(size_of::<Node>() + counts);
+        assert_eq!((size_of::<Node>(), bytes), (88, 112));
+        assert_eq!(size_of::<Name>(), 24);
+        let nodes = Nodes::new(&stat(7, 2, true));
+        let node = nodes.remember(&stat(7, 12, false), nodes.root(), &name("fifteen letters"));
+        {
+            let mut place = node.place(Side::Replica);
+            place.set_ident(Ident { dev: 9, ino: 5 });
+        }
+        let places = node.places.lock();
+        assert!(places.rare.is_none(), "nothing that only few have");
+        let link = places.link.as_ref().expect("its name");
+        assert_eq!(link.name.heap_bytes(), 0, "up to 15 bytes in place");
+    }
+
+    fn names(node: &Node, side: Side) -> Vec<String> {
+        let place = node.place(side);
+        let text = |link: &Link| link.name.as_os_str().to_string_lossy().into_owned();
+        place.links().iter().map(text).collect()
+    }
+
+    /// A rename on the primary shows there, on the replica once it is carried over, and takes no
+    /// room afterwards.
+    #[test]
+    fn names_differ_while_an_op_is_between_the_sides() {
         let nodes = Nodes::new(&stat(7, 2, true));
         let root = nodes.root().clone();
-        let file = stat(7, 12, false);
-        assert_eq!(nodes.remember(&file, &root, &name("a")).id, 12);
-        assert_eq!(
-            nodes
-                .remember(&file, &root, &name("b"))
-                .place(Side::Primary)
-                .links
-                .len(),
-            2
-        );
-        nodes.forget(12, 1);
-        assert!(nodes.get(12).is_ok());
-        nodes.forget(12, 1);
-        assert_eq!(nodes.get(12).map(drop), Err(Errno::STALE));
-        assert_eq!(nodes.len(), 1);
+        let node = nodes.remember(&stat(7, 12, false), &root, &name("a"));
+        for (side, want) in [(Side::Primary, ("b", "a")), (Side::Replica, ("b", "b"))] {
+            node.add_link(side, &root, &name("b"));
+            node.remove_link(side, &root, &name("a"));
+            assert_eq!(names(&node, Side::Primary), [want.0]);
+            assert_eq!(names(&node, Side::Replica), [want.1]);
+        }
+        assert!(node.places.lock().rare.is_none());
+        node.remove_link(Side::Primary, &root, &name("b"));
+        assert_eq!(names(&node, Side::Primary), [""; 0]);
+        assert_eq!(names(&node, Side::Replica), ["b"]);
+        node.remove_link(Side::Replica, &root, &name("b"));
+        assert!(node.places.lock().rare.is_none());
     }
 
     #[test]
-    fn a_forgotten_parent_stays_while_a_child_needs_it() {
+    fn hard_links_are_known_by_all_their_names_up_to_a_limit() {
         let nodes = Nodes::new(&stat(7, 2, true));
         let root = nodes.root().clone();
-        let dir = nodes.remember(&stat(7, 20, true), &root, &name("d"));
-        let file = nodes.remember(&stat(7, 21, false), &dir, &name("f"));
-        drop((dir, file));
-        nodes.forget(20, 1);
-        assert!(nodes.get(20).is_ok(), "its child still hangs on it");
-        nodes.forget(21, 1);
-        assert_eq!(nodes.len(), 1, "both are gone");
+        let node = nodes.remember(&stat(7, 12, false), &root, &name("0"));
+        for n in 1..2 * LINKS_MAX {
+            nodes.remember(&stat(7, 12, false), &root, &name(&n.to_string()));
+        }
+        assert_eq!(names(&node, Side::Primary).len(), LINKS_MAX);
+        for n in 1..LINKS_MAX {
+            for side in [Side::Primary, Side::Replica] {
+                node.remove_link(side, &root, &name(&n.to_string()));
+            }
+        }
+        assert_eq!(names(&node, Side::Replica), ["0"]);
+        assert!(node.places.lock().rare.is_none());
+    }
+
+    /// Once the replica is left nothing is kept for it, whatever happens to names afterwards.
+    #[test]
+    fn a_left_replica_takes_no_room() {
+        let nodes = Nodes::new(&stat(7, 2, true));
+        let root = nodes.root().clone();
+        let node = nodes.remember(&stat(7, 12, false), &root, &name("a"));
+        nodes.leave_replica();
+        node.add_link(Side::Primary, &root, &name("b"));
+        node.add_link(Side::Replica, &root, &name("c"));
+        node.remove_link(Side::Primary, &root, &name("a"));
+        assert_eq!(names(&node, Side::Primary), ["b"]);
+        assert_eq!(names(&node, Side::Replica), [""; 0]);
+        assert!(node.places.lock().rare.is_none());
     }
 
     #[test]
-    fn numbers_that_cannot_be_ids_get_others() {
+    fn every_identity_comes_back_as_it_was() {
         let nodes = Nodes::new(&stat(7, 256, true));
         let root = nodes.root().clone();
-        assert_eq!(nodes.shown_ino(Ident { dev: 7, ino: 256 }), ROOT_ID);
-        let one = nodes.remember(&stat(8, 256, true), &root, &name("subvolume"));
-        let two = nodes.remember(&stat(9, 256, true), &root, &name("another"));
-        assert!(one.id >= FIRST_OWN_ID && two.id > one.id);
-        let again = nodes.remember(&stat(8, 256, true), &root, &name("subvolume"));
-        assert!(Arc::ptr_eq(&one, &again));
-    }
-
-    /// A listing looked at a file, somebody set its set-user-ID bit, and the listing's older look
-    /// arrived later: "no set-id bits", and a plain user's write left them in place.
-    #[test]
-    fn an_older_look_does_not_take_away_what_is_known_of_set_id_bits() {
-        let nodes = Nodes::new(&stat(7, 2, true));
-        let root = nodes.root().clone();
-        let older = stat(7, 12, false);
-        let node = nodes.remember(&older, &root, &name("f"));
-        assert!(!node.set_id.load(Ordering::Acquire));
-        // As `fs` does before a chmod.
-        node.set_id.store(true, Ordering::Release);
-        drop(nodes.remember(&older, &root, &name("f")));
-        assert!(
-            node.set_id.load(Ordering::Acquire),
-            "never false when it has them"
+        let btrfs = rustix::fs::makedev(0, 0xf_fffe);
+        let disk = rustix::fs::makedev(4094, 1 << 19);
+        let subvolume = nodes.remember(&stat(btrfs, 256, true), &root, &name("s"));
+        let ident = Ident {
+            dev: disk,
+            ino: u64::MAX,
+        };
+        assert_eq!(subvolume.place(Side::Replica).ident(), None);
+        subvolume.place(Side::Replica).set_ident(ident);
+        assert_eq!(subvolume.place(Side::Replica).ident(), Some(ident));
+        let own = |node: &Node| node.place(Side::Primary).ident();
+        assert_eq!(
+            own(&subvolume),
+            Some(Ident {
+                dev: btrfs,
+                ino: 256
+            })
         );
+        assert_eq!(own(&root), Some(Ident { dev: 7, ino: 256 }));
     }
 }

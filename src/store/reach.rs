@@ -17,7 +17,8 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::descriptor::{Access, Descriptor, Room};
-use super::node::{Link, Node, ROOT_ID, Side};
+use super::node::{Link, Node, Side};
+use super::nodes::ROOT_ID;
 use super::walk::BENEATH;
 use super::{Name, Stat, Tree};
 use crate::sys::{Errno, Result};
@@ -73,7 +74,7 @@ impl Tree {
     /// The descriptor a node already has, if it allows `access`.
     fn opened(&self, node: &Arc<Node>, access: Access) -> Option<Arc<Descriptor>> {
         let place = node.place(self.side);
-        let open = place.open.as_ref().filter(|open| open.access >= access)?;
+        let open = place.open().filter(|open| open.access >= access)?;
         open.touch();
         Some(open.clone())
     }
@@ -81,12 +82,12 @@ impl Tree {
     /// Makes `new` the node's descriptor, unless another thread was first with as good a one.
     pub(super) fn install(&self, node: &Arc<Node>, new: Descriptor) -> Arc<Descriptor> {
         let mut place = node.place(self.side);
-        if let Some(open) = place.open.as_ref().filter(|open| open.access >= new.access) {
+        if let Some(open) = place.open().filter(|open| open.access >= new.access) {
             return open.clone();
         }
         let fresh = Arc::new(new);
-        let replaced = place.open.replace(fresh.clone());
-        let in_ring = replaced.is_some() || place.pin.is_some();
+        let replaced = place.replace_open(fresh.clone());
+        let in_ring = replaced.is_some() || place.is_pinned();
         drop(place);
         drop(replaced);
         if !in_ring && self.ring.insert(node) == Room::NeedsSync {
@@ -120,10 +121,10 @@ impl Tree {
     pub(super) fn close_writable(&self, node: &Arc<Node>) {
         let mut place = node.place(self.side);
         let writable = |open: &Arc<Descriptor>| open.access == Access::Write;
-        if place.pin.is_some() || !place.open.as_ref().is_some_and(writable) {
+        if place.is_pinned() || !place.open().is_some_and(writable) {
             return;
         }
-        let closing = place.open.take();
+        let closing = place.take_open();
         drop(place);
         if let Some(open) = closing
             && let Err(errno) = open.sync(&self.ring, || rustix::fs::fsync(open.as_fd()))
@@ -140,7 +141,7 @@ impl Tree {
         if node.id == ROOT_ID || node.is_dir() {
             return self.dir(node);
         }
-        let links = node.place(self.side).links.clone();
+        let links = node.place(self.side).links().to_vec();
         let mut last = Errno::STALE;
         for Link { parent, name } in &links {
             let found = self
@@ -173,7 +174,7 @@ impl Tree {
             }
             let link = {
                 let place = here.place(self.side);
-                place.links.first().cloned().ok_or(Errno::STALE)?
+                place.links().first().cloned().ok_or(Errno::STALE)?
             };
             missing.push((here, link.name));
             here = link.parent;
@@ -212,11 +213,11 @@ impl Tree {
             return Err(Errno::STALE);
         }
         let mut place = node.place(self.side);
-        match place.ident {
+        match place.ident() {
             Some(ident) if ident != stat.ident => Err(Errno::STALE),
             Some(_) => Ok(()),
             None => {
-                place.ident = Some(stat.ident);
+                place.set_ident(stat.ident);
                 Ok(())
             }
         }
@@ -231,7 +232,7 @@ impl Tree {
         node: Option<&Arc<Node>>,
     ) -> Result<()> {
         match node {
-            Some(node) if node.place(self.side).ident.is_none() => {
+            Some(node) if node.place(self.side).ident().is_none() => {
                 self.verify(node, &Stat::of_name(dir, name.as_c_str())?)
             }
             _ => Ok(()),
@@ -247,15 +248,15 @@ impl Tree {
         // Whatever it has: from an O_PATH descriptor it can still be opened for more.
         let open = self.open(node, Access::Path)?;
         let mut place = node.place(self.side);
-        if place.pin.is_none() {
+        if !place.is_pinned() {
             // The primary decides for both: its places are given back first.
             if self.side == Side::Primary && !self.ring.can_pin() {
                 return Err(Errno::NFILE);
             }
-            place.pin = Some(self.ring.pin());
+            place.set_pin(self.ring.pin());
         }
-        if place.open.is_none() {
-            place.open = Some(open);
+        if place.open().is_none() {
+            place.replace_open(open);
         }
         Ok(())
     }
@@ -263,7 +264,7 @@ impl Tree {
     /// Gives a descriptor back to the ring, if there still is a name to find the object by.
     pub(super) fn unpin(&self, node: &Arc<Node>) {
         let mut place = node.place(self.side);
-        if !place.links.is_empty() && place.pin.take().is_some() {
+        if !place.links().is_empty() && place.take_pin().is_some() {
             drop(place);
             // Whatever room this takes, the next one to open something makes.
             let _ = self.ring.insert(node);
@@ -313,7 +314,7 @@ fn open_held(held: BorrowedFd<'_>, kind: FileType, access: Access) -> Result<Des
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::node::Nodes;
+    use super::super::Nodes;
     use super::super::op::{Action, Op};
     use super::super::{Source, Target};
     use super::*;
@@ -346,7 +347,7 @@ mod tests {
             let look = || {
                 while !over.load(Ordering::Acquire) {
                     // As the ring does when others need the room.
-                    drop(moved.place(Side::Primary).open.take());
+                    drop(moved.place(Side::Primary).take_open());
                     let seen = tree.stat(&moved).map(|stat| stat.kind());
                     if seen != Ok(FileType::Directory) {
                         return seen.err();

@@ -202,12 +202,12 @@ impl Target for Tree {
 
     fn adopt(&self, node: &Arc<Node>, made: Made) {
         let mut place = node.place(self.side);
-        place.ident = Some(made.stat.ident);
+        place.set_ident(made.stat.ident);
         let fresh = made.fd.is_some();
         let own_rights = made.stat.mode & 0o600 == 0o600;
         if fresh && !own_rights && !sys::creds::privileged() && self.ring.can_pin() {
             // An ordinary user could not open it again for what the maker may still do.
-            place.pin = Some(self.ring.pin());
+            place.set_pin(self.ring.pin());
         }
         drop(place);
         if let Some(fd) = made.fd {
@@ -383,7 +383,7 @@ impl Tree {
         let dir = self.open_dir(parent)?;
         let first = {
             let place = node.place(self.side);
-            place.links.first().cloned()
+            place.links().first().cloned()
         };
         let old_dir = match &first {
             Some(link) => Some(self.open_dir(&link.parent)?),

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use parking_lot::RwLock;
-use rustix::fs::{OFlags, RawDir, SeekFrom};
+use rustix::fs::{OFlags, RawDir, SeekFrom, StatVfsMountFlags};
 
 use rustix::io::ReadWriteFlags;
 
+use super::cache::Atime;
 use super::descriptor::{Access, Ring};
-use super::node::{Node, ROOT_ID, Side};
+use super::node::{Node, Side};
+use super::nodes::ROOT_ID;
 use super::{Entry, Name, Source, Space, Stat};
 use crate::sys::{self, Errno, Result};
 use crate::uring::Engine;
@@ -113,6 +115,16 @@ impl Tree {
         }
     }
 
+    /// When reading changes an access time, by the options this tree is mounted with now.
+    #[must_use]
+    pub fn atime(&self) -> Atime {
+        match rustix::fs::fstatvfs(self.root.as_fd()).map(|fs| fs.f_flag) {
+            Ok(flags) if flags.contains(StatVfsMountFlags::NOATIME) => Atime::Never,
+            Ok(flags) if flags.contains(StatVfsMountFlags::RELATIME) => Atime::Relative,
+            _ => Atime::Always,
+        }
+    }
+
     pub(super) fn measure(&self) -> Result<Space> {
         let fs = rustix::fs::fstatvfs(self.root.as_fd())?;
         Ok(Space {
@@ -132,7 +144,7 @@ impl Source for Tree {
         }
         let dir = self.open(parent, Access::Path)?;
         let stat = Stat::of_name(dir.as_fd(), name.as_c_str())?;
-        let parent_dev = parent.place(self.side).ident.map(|ident| ident.dev);
+        let parent_dev = parent.place(self.side).ident().map(|ident| ident.dev);
         if parent_dev != Some(stat.ident.dev) {
             // Another device: a btrfs subvolume belongs to the tree, something mounted does not.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

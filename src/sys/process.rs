@@ -100,3 +100,12 @@ pub fn silence_stdio() -> Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)
 }
+
+/// Hands memory that was freed back to the system, where the allocator would keep it for later.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, gives back unused pages only, and may be called from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

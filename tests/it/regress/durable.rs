@@ -127,7 +127,8 @@ fn a_failed_fsync_of_the_replica_degrades() {
     need_root!();
     need_product!();
     need_programs!("strace");
-    let mut mount = TestMount::new();
+    // strace sees the calls, not what goes through a ring.
+    let mut mount = Wish::default().arg("--io=threads").mount();
     std::fs::write(mount.at("f"), "before").expect("write");
     mount.assert_equal();
     let file = File::options()

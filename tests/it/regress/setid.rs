@@ -25,7 +25,7 @@ use crate::{need_product, need_programs, need_root};
 ///
 /// The daemon's looks are made slow here, so that they are older when they arrive. (Linux 6.18 asks
 /// for the bits to be cleared in a request of its own as well; the daemon's own part is held by
-/// `store::node::tests::an_older_look_does_not_take_away_what_is_known_of_set_id_bits`.)
+/// `store::nodes::tests::an_older_look_does_not_take_away_what_is_known_of_set_id_bits`.)
 #[test]
 fn listed_while_the_bits_are_set() {
     const ROUNDS: usize = 120;
