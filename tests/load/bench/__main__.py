@@ -12,7 +12,7 @@ from . import report, rows, scale
 from .compete import Competition
 from .gluster import Gluster
 from .ground import Ground
-from .peers import DEFAULT, contestant
+from .peers import DEFAULT, WRITEBACK_ROWS, contestant
 from .source import Sources
 from .system import Trouble, machine, note, read, touch_memory
 
@@ -69,6 +69,10 @@ def measure(options):
     contestants = [Gluster(name, options.work) if name == "gluster" else
                    contestant(name, options.binary, options.against, options.libfuse)
                    for name in names]
+    if not options.contestants:
+        for one in contestants:
+            if one.name == "mirrorfs-wb":
+                one.only = WRITEBACK_ROWS
     chosen = rows.chosen(options.only, options.full)
     if not chosen:
         raise Trouble(f"--only {','.join(options.only)}: no such row")

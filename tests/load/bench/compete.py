@@ -103,7 +103,7 @@ class Competition:
     @staticmethod
     def _takes_part(contestant, row):
         if contestant.only:
-            return contestant.only == row.name
+            return row.name in contestant.only
         if contestant.dual:
             return not (row.once or row.mirrors)
         return contestant.copies == 2 or not row.mirrors

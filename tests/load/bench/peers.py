@@ -25,7 +25,7 @@ class Contestant:
     drains = 2.0  # how long work may trail behind the last answer, at most
     patience = 1  # divides the number of operations, for the very slow
     about = ""
-    only = ""  # the one row it can do
+    only = ()  # the only rows it does
     root_only = False  # other users cannot work in it
     below = ""  # where in the replica's directory its copy is
 
@@ -178,7 +178,7 @@ class Lsyncd(Child):
     """No mount: a daemon that is told of changes and has rsync copy them."""
 
     copies = 2
-    only = "lag"
+    only = ("lag",)
 
     def __init__(self, name):
         super().__init__(name, ["lsyncd", "-nodaemon", "-delay", "1", "-rsync", "{primary}",
@@ -199,8 +199,11 @@ class Lsyncd(Child):
         super().unmount(mountpoint)
 
 
-DEFAULT = ["native", "dual", "mirrorfs", "mirrorfs-async", "passthrough_hp", "passthrough_hp-nopt",
-           "passthrough_ll", "bindfs", "mergerfs"]
+DEFAULT = ["native", "dual", "mirrorfs", "mirrorfs-async", "mirrorfs-wb", "passthrough_hp",
+           "passthrough_hp-nopt", "passthrough_ll", "bindfs", "mergerfs"]
+
+# What the writeback cache is for, and all it is asked unless it is named.
+WRITEBACK_ROWS = ("seqwrite-4K", "append", "overwrite-4K", "randwrite-4K")
 
 # Those the issue compares with: FUSE, one copy, no writeback cache.
 PEERS = ["passthrough_hp", "passthrough_hp-nopt", "passthrough_ll", "bindfs", "mergerfs"]
