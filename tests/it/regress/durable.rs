@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::support::mount::{TestMount, alive};
+use crate::support::mount::{TestMount, Wish, alive};
 use crate::support::tamper::Tampered;
 use crate::{need_product, need_programs, need_root};
 
