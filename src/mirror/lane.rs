@@ -12,15 +12,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use smallvec::SmallVec;
+
 use super::replica::{Done, Fault, Replica};
 use super::window::{Lag, Limits, Obstacle, Ticket, Window};
+use crate::store::direct::LARGE;
 use crate::store::op::{Action, Op};
-use crate::store::{Node, Scope, Space, Stat, Time};
+use crate::store::{Node, Piece, Scope, Space, Stat, Time};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
+use crate::uring::{Buffers, Bytes};
 
 /// From here on, in bytes, a write goes to both copies at once.
 const BESIDE_MIN: usize = 512 << 10;
+/// Writes that go to the replica in one chain, and their bytes: not more than it can take before
+/// anyone who watches thinks that it has stalled.
+const CHAIN_MAX: usize = 32;
+const CHAIN_BYTES: usize = 16 << 20;
 
 /// What waits to be done on the replica, complete in itself.
 #[derive(Debug)]
@@ -29,7 +37,7 @@ pub enum Task {
     Follow {
         needs: Needs,
         action: Action,
-        data: Box<[u8]>,
+        data: Data,
         done: Done,
     },
     /// Take over the primary's times.
@@ -42,6 +50,54 @@ pub enum Task {
     Conform { node: Arc<Node>, like: Stat },
 }
 
+/// A copy of an op's data, for as long as it waits.
+#[derive(Debug)]
+pub enum Data {
+    /// In the lane's buffers.
+    Pooled(Bytes),
+    /// Where there was no room in them.
+    Apart(Box<[u8]>),
+}
+
+impl std::ops::Deref for Data {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Pooled(bytes) => bytes,
+            Self::Apart(bytes) => bytes,
+        }
+    }
+}
+
+impl Task {
+    /// The large write that this is, and on whose behalf, if it is nothing more than that.
+    fn as_piece(&self) -> Option<(Needs, Piece<'_>)> {
+        let Self::Follow {
+            needs,
+            action:
+                Action::Write {
+                    node,
+                    offset,
+                    appending: false,
+                },
+            data: Data::Pooled(data),
+            done,
+        } = self
+        else {
+            return None;
+        };
+        let piece = Piece {
+            node,
+            offset: *offset,
+            data,
+        };
+        // Who clears set-id bits has more to mind than the bytes.
+        let plain = needs.fsetid && done.written == data.len();
+        (plain && data.len() >= LARGE).then_some((*needs, piece))
+    }
+}
+
 /// A place in the lane's order, taken before the primary begins; nothing where ops go inline.
 #[derive(Debug, Default)]
 pub struct Place<'a>(Option<Ticket<'a, Task>>);
@@ -50,6 +106,8 @@ pub struct Place<'a>(Option<Ticket<'a, Task>>);
 pub struct Lane {
     replica: Replica,
     window: Option<Window<Task>>,
+    /// Where data waits.
+    buffers: Option<Buffers>,
     open: AtomicBool,
     errors: AtomicU64,
 }
@@ -70,6 +128,7 @@ impl Lane {
         let lane = Self {
             replica,
             window: limits.map(Window::new),
+            buffers: None,
             open: AtomicBool::new(open),
             errors: AtomicU64::new(0),
         };
@@ -77,6 +136,30 @@ impl Lane {
             window.close();
         }
         lane
+    }
+
+    /// The same lane, with buffers for what waits.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: Buffers) -> Self {
+        self.buffers = Some(buffers);
+        self
+    }
+
+    /// How ops get to the replica, as `status` says it.
+    #[must_use]
+    pub fn carrier(&self) -> &'static str {
+        if self.window.is_some() && self.replica.has_chains() {
+            "ring"
+        } else {
+            "inline"
+        }
+    }
+
+    /// A copy of an op's data that can wait.
+    fn keep(&self, data: &[u8]) -> Data {
+        let buffers = self.buffers.as_ref().filter(|_| !data.is_empty());
+        let pooled = buffers.and_then(|buffers| buffers.fill(data).ok());
+        pooled.map_or_else(|| Data::Apart(data.into()), Data::Pooled)
     }
 
     /// Whether ops are still sent.
@@ -140,7 +223,7 @@ impl Lane {
         place.fill(|| Task::Follow {
             needs: op.needs,
             action: op.action.clone(),
-            data: op.data.into(),
+            data: self.keep(op.data),
             done,
         });
         Ok(())
@@ -273,14 +356,43 @@ impl Lane {
         };
         let mut batch = VecDeque::new();
         while window.take(&mut batch) {
-            while let Some(task) = batch.pop_front() {
-                if let Err(fault) = self.perform(task) {
+            while !batch.is_empty() {
+                let (mut done, mut end) = self.perform_chain(&batch);
+                batch.drain(..done);
+                if done == 0
+                    && end.is_ok()
+                    && let Some(task) = batch.pop_front()
+                {
+                    (done, end) = (1, self.perform(task));
+                }
+                if let Err(fault) = end {
                     return fail(fault);
                 }
-                if !window.carried(!batch.is_empty()) {
-                    return;
+                for n in (0..done).rev() {
+                    if !window.carried(n > 0 || !batch.is_empty()) {
+                        return;
+                    }
                 }
             }
+        }
+    }
+
+    /// Carries the large writes at the head of `batch` in one go, and says how many that was.
+    fn perform_chain(&self, batch: &VecDeque<Task>) -> (usize, std::result::Result<(), Fault>) {
+        let mut pieces = SmallVec::<[Piece<'_>; CHAIN_MAX]>::new();
+        let mut whose = None;
+        let mut room = CHAIN_BYTES;
+        for (needs, piece) in batch.iter().take(CHAIN_MAX).map_while(Task::as_piece) {
+            let first = whose.get_or_insert(needs);
+            if needs.caller != first.caller || piece.data.len() > room {
+                break;
+            }
+            room -= piece.data.len();
+            pieces.push(piece);
+        }
+        match whose {
+            Some(needs) => self.replica.write_chain(needs, &pieces),
+            None => (0, Ok(())),
         }
     }
 

@@ -619,6 +619,12 @@ impl Mirror {
         )
     }
 
+    /// How ops get to the replica.
+    #[must_use]
+    pub fn carrier(&self) -> &'static str {
+        self.lane.carrier()
+    }
+
     /// Bytes written to the replica, and errors it gave.
     #[must_use]
     pub fn replica_counts(&self) -> (u64, u64) {

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::attach::refusal::Id;
 use super::resync::{Lack, Lacks};
 use crate::store::op::{Action, Op};
-use crate::store::{Applied, Node, Scope, Space, Stat, Target, Time};
+use crate::store::{Applied, Node, Piece, Scope, Space, Stat, Target, Time};
+use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
 
 /// Why a replica is not followed any more.
@@ -148,6 +149,35 @@ impl Replica {
             }
             _ => self.target.fault().map_or(Ok(()), Err).map_err(fault),
         }
+    }
+
+    /// Writes as many of `pieces` as can be written in one go, in order, and says how many.
+    ///
+    /// # Errors
+    /// A fault of the one after those that were written.
+    pub fn write_chain(
+        &self,
+        needs: Needs,
+        pieces: &[Piece<'_>],
+    ) -> (usize, std::result::Result<(), Fault>) {
+        let (done, end) = self.target.write_chain(needs, pieces);
+        let bytes = pieces[..done].iter().map(|piece| piece.data.len() as u64);
+        self.written_bytes.fetch_add(bytes.sum(), Ordering::Relaxed);
+        let end = end.and_then(|()| self.target.fault().map_or(Ok(()), Err));
+        let end = end.map_err(|errno| Fault {
+            errno: Some(errno),
+            doing: match pieces.get(done) {
+                Some(piece) => format!("write to {}", piece.node.display_path()),
+                None => "large writes".to_owned(),
+            },
+        });
+        (done, end)
+    }
+
+    /// Whether large writes are handed over many at once.
+    #[must_use]
+    pub fn has_chains(&self) -> bool {
+        self.target.has_chains()
     }
 
     /// Whether this is a loss that was accepted at mount.

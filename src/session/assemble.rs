@@ -33,8 +33,10 @@ use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
-use crate::uring::{Engine, Rung, Wish};
+use crate::uring::{Buffers, Engine, Rung, Wish};
 
+/// The most that buffers for what waits may take, in bytes; what more may wait is kept apart.
+const BUFFERS_MAX: u64 = 4 << 30;
 /// Descriptors kept free for sockets, logs, /dev/fuse and what is between two rings.
 const SPARE_DESCRIPTORS: u64 = 32;
 /// What the stat cache may hold: the attributes and names of about 90,000 files.
@@ -97,7 +99,14 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let primary = Arc::new(Tree::new(Side::Primary, primary_root, each));
     let open = attached.is_in_sync();
     let target: Arc<dyn Target> = match replica_root {
-        Ok(root) => Arc::new(Tree::new(Side::Replica, root, each).with_engine(engine.clone())),
+        Ok(root) => {
+            let tree = Tree::new(Side::Replica, root, each).with_engine(engine.clone());
+            Arc::new(if config.mode == When::Async {
+                tree.past_cache()
+            } else {
+                tree
+            })
+        }
         // Never asked for anything: its lane is closed from the start.
         Err(_) => primary.clone(),
     };
@@ -125,10 +134,11 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
         primary,
-        lane: Lane::new(
+        lane: lane_of(
+            config,
             replica::Replica::new(target, attached.lacks()),
-            limits_of(config),
             open,
+            &engine,
         ),
         nodes: nodes.clone(),
         record: attached.clone(),
@@ -176,6 +186,23 @@ fn engine_of(config: &MountConfig) -> Result<Arc<Engine>, Refusal> {
         tracing::info!("{why}");
     }
     Ok(Arc::new(engine))
+}
+
+/// The way to the replica, and what waits on it.
+fn lane_of(config: &MountConfig, replica: replica::Replica, open: bool, engine: &Engine) -> Lane {
+    let limits = limits_of(config);
+    let lane = Lane::new(replica, limits, open);
+    let Some(limits) = limits.filter(|_| open) else {
+        return lane;
+    };
+    let bytes = usize::try_from(limits.bytes.min(BUFFERS_MAX)).unwrap_or(0);
+    match Buffers::new(bytes, engine.counters().clone()) {
+        Ok(buffers) => lane.with_buffers(buffers),
+        Err(errno) => {
+            tracing::warn!("no buffers for what waits: {}", Named(errno));
+            lane
+        }
+    }
 }
 
 /// The bounds of what may wait for the replica; nothing may with `mode=sync`.
@@ -486,6 +513,7 @@ impl Controlled for Keeper {
         let replica = &mut report.replicas[0];
         replica.written_bytes = bytes;
         replica.errors = errors;
+        self.mirror.carrier().clone_into(&mut replica.carrier);
         replica.lag_ops = lag.ops;
         replica.lag_bytes = lag.bytes;
         replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);

@@ -10,10 +10,11 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
+use super::direct::Direct;
 use super::node::{Node, Side};
 
 /// Descriptors a ring can always use, however many are pinned.
@@ -45,6 +46,8 @@ pub struct Descriptor {
     /// Writes noted so far: tells a sync whether another came while it ran.
     writes: AtomicU64,
     position: Mutex<()>,
+    /// Once asked for: the same file past the page cache, where that can be.
+    pub(super) direct: OnceLock<Option<Direct>>,
 }
 
 impl Descriptor {
@@ -59,6 +62,7 @@ impl Descriptor {
             dirty: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             position: Mutex::default(),
+            direct: OnceLock::new(),
         }
     }
 

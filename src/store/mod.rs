@@ -8,6 +8,7 @@
 
 pub mod cache;
 pub mod descriptor;
+pub mod direct;
 pub mod name;
 pub mod node;
 pub mod nodes;
@@ -23,7 +24,9 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 
 use crate::sys::Result;
+use crate::sys::creds::Needs;
 pub use descriptor::Access;
+pub use direct::Piece;
 pub use name::Name;
 pub use node::{Node, Side};
 pub use nodes::Nodes;
@@ -138,6 +141,15 @@ pub trait Target: Send + Sync {
     ) -> Result<()> {
         meanwhile();
         self.barrier(node, scope)
+    }
+    /// Writes as many of `pieces` as can be written in one go, in order, and says how many that
+    /// was; the others are left for [`Self::apply`]. The error is of the one after those.
+    fn write_chain(&self, _needs: Needs, _pieces: &[Piece<'_>]) -> (usize, Result<()>) {
+        (0, Ok(()))
+    }
+    /// Whether [`Self::write_chain`] hands many writes over at once.
+    fn has_chains(&self) -> bool {
+        false
     }
     /// Ties an object just made by `apply` to its node.
     fn adopt(&self, node: &Arc<Node>, made: Made);

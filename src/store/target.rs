@@ -19,7 +19,8 @@ use super::descriptor::{Access, Descriptor};
 use super::node::{Node, Side};
 use super::op::{Action, Flags, Op};
 use super::walk::LOCKS;
-use super::{Applied, Made, Name, Scope, Space, Stat, Target, Time, Tree};
+use super::{Applied, Made, Name, Piece, Scope, Space, Stat, Target, Time, Tree};
+use crate::sys::creds::Needs;
 use crate::sys::{self, Errno, Result};
 use crate::uring::{How, Io, Outcome};
 
@@ -93,6 +94,7 @@ impl Target for Tree {
                     return Err(Errno::OPNOTSUPP);
                 }
                 let object = self.open(node, Access::Read)?;
+                object.give_back()?;
                 match flags {
                     Flags::Plain(flags) => sys::at::set_flags(object.as_fd(), *flags),
                     Flags::Extended(flags) => sys::at::set_extended_flags(object.as_fd(), flags),
@@ -176,6 +178,14 @@ impl Target for Tree {
         done(outcome).map(Applied::wrote)
     }
 
+    fn write_chain(&self, needs: Needs, pieces: &[Piece<'_>]) -> (usize, Result<()>) {
+        self.write_past_cache(needs, pieces)
+    }
+
+    fn has_chains(&self) -> bool {
+        self.goes_past_cache() && self.engine.as_ref().is_some_and(|engine| engine.has_ring())
+    }
+
     fn barrier_beside(
         &self,
         node: &Arc<Node>,
@@ -217,6 +227,7 @@ impl Target for Tree {
 
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
         let object = self.open(node, Access::Path)?;
+        object.give_back()?;
         let stat = Stat::of(object.as_fd())?;
         // The descriptor may have outlived the object: someone emptied this copy behind our back.
         if stat.nlink == 0 {
@@ -311,6 +322,7 @@ impl Tree {
         change: impl FnOnce(&Descriptor) -> Result<T>,
     ) -> Result<T> {
         let file = self.open(node, Access::Write)?;
+        file.give_back()?;
         file.soil(&self.ring);
         let done = change(&file);
         file.soil(&self.ring);
@@ -520,7 +532,7 @@ impl Applied {
 }
 
 /// Runs a call again as long as a signal interrupts it.
-fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match call() {
             Err(Errno::INTR | Errno::AGAIN) => {}

@@ -41,6 +41,8 @@ pub struct Tree {
     pub(super) names: RwLock<()>,
     /// Reads may ask for `RWF_DONTCACHE` (Linux 6.14; not on btrfs and tmpfs).
     keeps_nothing: AtomicBool,
+    /// Large writes that nobody waits for may go past the page cache.
+    past_cache: AtomicBool,
     /// A sync of this tree failed behind the back of any op: the errno, or 0.
     fault: AtomicI32,
     /// How to write beside other work, if that can be done at all.
@@ -57,6 +59,7 @@ impl Tree {
             ring: Ring::new(side, descriptors),
             names: RwLock::new(()),
             keeps_nothing: AtomicBool::new(true),
+            past_cache: AtomicBool::new(false),
             fault: AtomicI32::new(0),
             engine: None,
         }
@@ -67,6 +70,22 @@ impl Tree {
     pub fn with_engine(mut self, engine: Arc<Engine>) -> Self {
         self.engine = Some(engine);
         self
+    }
+
+    /// The same tree, whose large writes go past the page cache where that can be.
+    #[must_use]
+    pub fn past_cache(self) -> Self {
+        self.past_cache.store(true, Ordering::Relaxed);
+        self
+    }
+
+    pub(super) fn goes_past_cache(&self) -> bool {
+        self.past_cache.load(Ordering::Relaxed)
+    }
+
+    /// This file system cannot be written past the page cache: nobody tries again.
+    pub(super) fn stay_in_cache(&self) {
+        self.past_cache.store(false, Ordering::Relaxed);
     }
 
     /// Remembers that a sync failed which no op waits for.

@@ -164,6 +164,12 @@ impl Engine {
         }
     }
 
+    /// Whether there is a ring to be had, as far as is known.
+    #[must_use]
+    pub fn has_ring(&self) -> bool {
+        self.stand.lock().0 != Rung::Threads
+    }
+
     /// What was asked of the disk so far, by all threads.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
