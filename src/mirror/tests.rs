@@ -12,8 +12,9 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
-use crate::store::{Applied, Side, Time, Tree};
-use crate::uring::{Engine, Wish};
+use crate::store::direct::LARGE;
+use crate::store::{Applied, Piece, Side, Time, Tree};
+use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
 struct Gate {
@@ -38,6 +39,11 @@ struct GateState {
 
 impl Gate {
     fn pass(&self) -> Result<()> {
+        self.pass_some(1).map(drop)
+    }
+
+    /// Lets through as many of `most` changes as may, one at least.
+    fn pass_some(&self, most: usize) -> Result<usize> {
         let mut state = self.state.lock();
         while state.stop_at.is_some_and(|at| state.passed >= at) {
             state.waiting = true;
@@ -48,8 +54,11 @@ impl Gate {
         if state.fail_at.is_some_and(|at| state.passed >= at) {
             return Err(Errno::IO);
         }
-        state.passed += 1;
-        Ok(())
+        let ends = [state.stop_at, state.fail_at];
+        let left = ends.into_iter().flatten().map(|at| at - state.passed).min();
+        let passed = left.map_or(most, |left| left.min(most));
+        state.passed += passed;
+        Ok(passed)
     }
 
     /// Lets nothing more through after `passed` changes.
@@ -92,6 +101,19 @@ impl Target for Gate {
         self.pass().inspect_err(|_| meanwhile())?;
         self.tree.write_beside(op, meanwhile)
     }
+    fn write_chain(&self, needs: Needs, pieces: &[Piece<'_>]) -> (usize, Result<()>) {
+        let passed = match self.pass_some(pieces.len()) {
+            Ok(passed) => passed,
+            Err(errno) => return (0, Err(errno)),
+        };
+        let (done, end) = self.tree.write_chain(needs, &pieces[..passed]);
+        // Those left over come again, one by one.
+        self.state.lock().passed -= passed - done;
+        (done, end)
+    }
+    fn has_chains(&self) -> bool {
+        self.tree.has_chains()
+    }
     fn adopt(&self, node: &Arc<Node>, made: Made) {
         self.tree.adopt(node, made);
     }
@@ -127,6 +149,7 @@ impl Record for Note {
 
 struct Bench {
     dir: tempfile::TempDir,
+    engine: Arc<Engine>,
     gate: Arc<Gate>,
     /// Before the primary.
     first: Arc<Gate>,
@@ -139,6 +162,12 @@ const LIMITS: window::Limits = window::Limits {
     bytes: 1 << 20,
     pull_ahead: false,
     patience: Duration::from_secs(3600),
+};
+
+/// Room for many large writes.
+const WIDE: window::Limits = window::Limits {
+    bytes: 64 << 20,
+    ..LIMITS
 };
 
 impl Bench {
@@ -161,15 +190,25 @@ impl Bench {
         let again = primary.try_clone().expect("dup");
         let first = gate(Tree::new(Side::Primary, again, 4096));
         let source = Arc::new(Tree::new(Side::Primary, primary, 4096));
-        let gate = gate(Tree::new(Side::Replica, replica, 4096).with_engine(engine));
+        let tree = Tree::new(Side::Replica, replica, 4096).with_engine(engine.clone());
+        let gate = gate(tree.past_cache());
         let nodes = Arc::new(Nodes::new(&source.root_stat().expect("statx")));
         let note = Arc::new(Note::default());
         let target: Arc<dyn Target> = gate.clone();
         let replica = replica::Replica::new(target, resync::Lacks::default());
+        let lane = Lane::new(replica, limits, true);
+        let lane = match limits {
+            Some(_) => {
+                // Fewer than may wait: what does not fit is kept elsewhere.
+                let buffers = Buffers::new(4 << 20, engine.counters().clone());
+                lane.with_buffers(buffers.expect("memory"))
+            }
+            None => lane,
+        };
         let mirror = Arc::new(Mirror::new(Parts {
             source,
             primary: first.clone(),
-            lane: Lane::new(replica, limits, true),
+            lane,
             nodes: nodes.clone(),
             record: note.clone(),
             policy: OnReplicaError::Degrade,
@@ -182,12 +221,26 @@ impl Bench {
         }
         Self {
             dir,
+            engine,
             gate,
             first,
             nodes,
             mirror,
             note,
         }
+    }
+
+    /// Large writes went to the replica past the page cache, where that can be: several at once.
+    fn assert_chained(&self, large: bool) {
+        if !self.gate.tree.has_chains() {
+            eprintln!("no ring, or no way past the page cache, in {:?}", self.dir);
+            return;
+        }
+        let counters = self.engine.counters();
+        let written = counters.of(Opcode::WriteFixed) + counters.of(Opcode::Write);
+        assert_eq!(written > 0, large);
+        assert!(!large || counters.get(Count::Entered) < written);
+        assert_eq!(counters.get(Count::OutOfOrder), 0);
     }
 
     fn path(&self, side: Side) -> std::path::PathBuf {
@@ -209,12 +262,13 @@ impl Bench {
             home: made.expect("it was made").0,
             files: Vec::new(),
             fresh: 0,
+            large: false,
         }
     }
 }
 
-/// What a directory holds: names, kinds, modes, content. Times are not part of the promise.
-type Seen = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
+/// What a directory holds: names, kinds, modes, lengths and checksums. Times are not part of the promise.
+type Seen = BTreeMap<Vec<u8>, (u32, usize, u32)>;
 
 fn look(dir: &Path) -> Seen {
     let Ok(list) = dir.read_dir() else {
@@ -234,7 +288,8 @@ fn look(dir: &Path) -> Seen {
             }
         });
         let name = entry.file_name().as_bytes().to_vec();
-        (name, (mode, content.expect("open")))
+        let content = content.expect("open");
+        (name, (mode, content.len(), crc32fast::hash(&content)))
     })
     .collect()
 }
@@ -260,6 +315,8 @@ struct Client<'a> {
     home: Arc<Node>,
     files: Vec<(Name, Arc<Node>)>,
     fresh: usize,
+    /// Most of what it does is large writes.
+    large: bool,
 }
 
 impl Client<'_> {
@@ -283,6 +340,15 @@ impl Client<'_> {
         let many = self.files.len();
         let pick = usize::try_from(random >> 32).expect("64 bits") % many.max(1);
         match random % 8 {
+            _ if self.large && many > 2 && random >> 16 & 3 > 0 => {
+                let data = vec![(random >> 20).to_le_bytes()[0]; LARGE];
+                let action = Action::Write {
+                    node: self.files[pick].1.clone(),
+                    offset: (random >> 24 & 3) * LARGE as u64,
+                    appending: false,
+                };
+                self.apply(action, &data);
+            }
             0 | 1 if many < 12 => self.create(),
             _ if many == 0 => self.create(),
             2 => {
@@ -350,6 +416,9 @@ impl Client<'_> {
     }
 }
 
+/// The same stories with large writes among the small ones.
+const LARGE_SEEDS: [(u64, bool); 4] = [(101, true), (102, true), (103, true), (104, true)];
+
 fn below(random: &mut u64, limit: usize) -> usize {
     usize::try_from(next(random) % limit as u64).expect("below a usize")
 }
@@ -365,9 +434,10 @@ fn next(random: &mut u64) -> u64 {
 /// after exactly as many changes as it was let through.
 #[test]
 fn stopped_anywhere_the_replica_is_a_state_the_primary_had() {
-    for seed in 1..=20_u64 {
-        let bench = Bench::new(Some(LIMITS));
+    for (seed, large) in (1..=20_u64).map(|n| (n, false)).chain(LARGE_SEEDS) {
+        let bench = Bench::new(Some(WIDE));
         let mut client = bench.client("home");
+        client.large = large;
         let home = |side| bench.path(side).join("home");
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut history = vec![Seen::new()];
@@ -393,15 +463,17 @@ fn stopped_anywhere_the_replica_is_a_state_the_primary_had() {
         assert_eq!(bench.mirror.lag().ops, 0);
         assert!(bench.mirror.health().degraded.is_none());
         bench.mirror.drain();
+        bench.assert_chained(large);
     }
 }
 
 /// Killed anywhere the replica stays a state the primary had, and the mirror says it failed.
 #[test]
 fn killed_anywhere_the_replica_is_a_state_the_primary_had() {
-    for seed in 1..=40_u64 {
-        let bench = Bench::new(Some(LIMITS));
+    for (seed, large) in (1..=40_u64).map(|n| (n, false)).chain(LARGE_SEEDS) {
+        let bench = Bench::new(Some(WIDE));
         let mut client = bench.client("home");
+        client.large = large;
         let mut random = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
         let end = 1 + below(&mut random, 100);
         bench.gate.state.lock().fail_at = Some(end);

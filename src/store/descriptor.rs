@@ -242,6 +242,14 @@ impl Ring {
         done
     }
 
+    /// The descriptors of files that blocks are set aside for.
+    pub(super) fn growing(&self) -> Vec<Arc<Descriptor>> {
+        let nodes: Vec<_> = self.hand.lock().iter().filter_map(Weak::upgrade).collect();
+        let open = |node: &Arc<Node>| node.place(self.side).open.clone();
+        let all = nodes.iter().filter_map(open);
+        all.filter(|open| open.is_growing()).collect()
+    }
+
     /// The nodes with unsynced writes: those whom a failed sync concerns.
     #[must_use]
     pub fn unsynced(&self) -> Vec<Arc<Node>> {

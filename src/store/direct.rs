@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FsWord, Mode, OFlags, StatxFlags};
 use smallvec::SmallVec;
 
 use super::descriptor::{Access, Descriptor, Pin};
@@ -34,6 +34,8 @@ const GROWN: u64 = 8 << 20;
 const AHEAD_MAX: u64 = 64 << 20;
 /// And the part of the free space it may be: one of so many.
 const AHEAD_PART: u64 = 64;
+/// ext4, and ext3 and ext2, which refuse.
+const EXT4_SUPER_MAGIC: FsWord = 0xEF53;
 
 /// One large write of a chain.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +109,12 @@ impl Drop for Direct {
 }
 
 impl Descriptor {
+    /// Whether blocks are set aside for it.
+    pub(super) fn is_growing(&self) -> bool {
+        let direct = self.direct.get().and_then(Option::as_ref);
+        direct.is_some_and(|direct| direct.ahead.load(Ordering::Acquire) > 0)
+    }
+
     /// Gives back what was set aside beyond the end of the file, before anything else is done to
     /// it.
     pub(super) fn give_back(&self) -> Result<()> {
@@ -121,6 +129,16 @@ impl Descriptor {
 type Ready = SmallVec<[(Arc<Descriptor>, u64); 16]>;
 
 impl Tree {
+    /// Gives back all that is set aside beyond the ends of files; true if that was something.
+    pub(super) fn give_all_back(&self) -> bool {
+        let growing = self.ring.growing();
+        growing
+            .iter()
+            .filter(|file| file.give_back().is_ok())
+            .count()
+            > 0
+    }
+
     /// Writes as many of `pieces` as can go past the page cache, in order, and says how many that
     /// was: the others are left.
     ///
@@ -170,7 +188,6 @@ impl Tree {
         let done = outcomes.iter().take_while(whole).count();
         match outcomes.get(done) {
             None => (done, Ok(())),
-            // A plain write has the last word.
             Some(Outcome::Failed {
                 errno: Errno::INVAL | Errno::OPNOTSUPP,
                 ..
@@ -178,18 +195,11 @@ impl Tree {
                 self.stay_in_cache();
                 (done, Ok(()))
             }
+            // A plain write has the last word.
             Some(Outcome::Failed {
                 errno: Errno::NOSPC | Errno::DQUOT,
                 ..
-            }) => {
-                // What was set aside may be what is missing.
-                for (file, _) in &ready {
-                    if let Err(errno) = file.give_back() {
-                        return (done, Err(errno));
-                    }
-                }
-                (done, Ok(()))
-            }
+            }) => (done, Ok(())),
             Some(Outcome::Failed { errno, .. }) => (done, Err(*errno)),
             Some(_) => (done, Err(Errno::IO)),
         }
@@ -202,7 +212,7 @@ impl Tree {
         let file = self.open(piece.node, Access::Write).ok()?;
         let direct = file.direct.get_or_init(|| self.open_direct(&file));
         let direct = direct.as_ref()?;
-        if piece.offset % direct.align != 0 || piece.data.len() as u64 % direct.align != 0 {
+        if !(piece.offset | piece.data.len() as u64).is_multiple_of(direct.align) {
             return None;
         }
         let last = before
@@ -238,6 +248,8 @@ impl Tree {
             self.stay_in_cache();
             return None;
         }
+        // Elsewhere it does not pay, and XFS remembers that a file was given blocks once.
+        let fs = rustix::fs::fstatfs(file.as_fd()).map(|fs| fs.f_type);
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
         let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
@@ -246,7 +258,7 @@ impl Tree {
                 _counted: self.ring.pin(),
                 align: align.into(),
                 ahead: AtomicU64::new(0),
-                refused: AtomicBool::new(false),
+                refused: AtomicBool::new(fs != Ok(EXT4_SUPER_MAGIC)),
             }),
             Err(Errno::INVAL) => {
                 self.stay_in_cache();

@@ -27,8 +27,8 @@ use crate::uring::{How, Io, Outcome};
 /// `FS_CASEFOLD_FL` of include/uapi/linux/fs.h.
 const CASEFOLD: u32 = 0x4000_0000;
 
-impl Target for Tree {
-    fn apply(&self, op: &Op<'_>) -> Result<Applied> {
+impl Tree {
+    fn attempt(&self, op: &Op<'_>) -> Result<Applied> {
         sys::creds::wear(op.needs)?;
         match &op.action {
             Action::Write {
@@ -150,6 +150,16 @@ impl Target for Tree {
                 moved,
                 victim,
             } => self.rename(from, to, *flags, moved.as_ref(), victim.as_ref()),
+        }
+    }
+}
+
+impl Target for Tree {
+    fn apply(&self, op: &Op<'_>) -> Result<Applied> {
+        match self.attempt(op) {
+            // What is set aside for files that grow may be what is missing.
+            Err(Errno::NOSPC | Errno::DQUOT) if self.give_all_back() => self.attempt(op),
+            done => done,
         }
     }
 

@@ -21,7 +21,7 @@ use super::node::{Node, Side};
 use super::nodes::ROOT_ID;
 use super::{Entry, Name, Source, Space, Stat};
 use crate::sys::{self, Errno, Result};
-use crate::uring::Engine;
+use crate::uring::{Count, Engine};
 
 /// `RWF_DONTCACHE` of include/uapi/linux/fs.h, which rustix does not name yet.
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -85,7 +85,10 @@ impl Tree {
 
     /// This file system cannot be written past the page cache: nobody tries again.
     pub(super) fn stay_in_cache(&self) {
-        self.past_cache.store(false, Ordering::Relaxed);
+        let first = self.past_cache.swap(false, Ordering::Relaxed);
+        if let Some(engine) = self.engine.as_ref().filter(|_| first) {
+            engine.counters().count(Count::CacheOnly);
+        }
     }
 
     /// Remembers that a sync failed which no op waits for.
