@@ -166,7 +166,7 @@ const LIMITS: window::Limits = window::Limits {
 
 /// Room for many large writes.
 const WIDE: window::Limits = window::Limits {
-    bytes: 64 << 20,
+    bytes: 256 << 20,
     ..LIMITS
 };
 

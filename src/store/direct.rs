@@ -27,7 +27,7 @@ use crate::sys::{self, Errno, Result};
 use crate::uring::{Bytes, How, Io, Outcome};
 
 /// From here on, in bytes, a write that nobody waits for goes past the page cache.
-pub const LARGE: usize = 256 << 10;
+pub const LARGE: usize = 512 << 10;
 /// Files that have grown this far get blocks ahead.
 const GROWN: u64 = 8 << 20;
 /// The most that is set aside for one file.

@@ -18,6 +18,7 @@ mod churn;
 mod cli;
 mod compare_itself;
 mod degrade;
+mod direct;
 mod escape;
 mod known_issues;
 mod limits;
