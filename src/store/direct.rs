@@ -268,3 +268,82 @@ impl Tree {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::{Nodes, Side};
+    use super::super::op::{Action, Op};
+    use super::super::{Name, Target};
+    use super::*;
+    use crate::uring::{Buffers, Engine, Wish};
+
+    const MIB: u64 = 1 << 20;
+
+    /// A file that grows has blocks beyond its end, until something else is done to it or its times
+    /// are set.
+    #[test]
+    fn what_is_set_aside_is_given_back() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(tmp.path(), flags, Mode::empty()).expect("open");
+        let engine = Arc::new(Engine::new(Wish::Auto).expect("there is always a way"));
+        let tree = Tree::new(Side::Replica, root, 64)
+            .with_engine(engine.clone())
+            .past_cache();
+        let nodes = Nodes::new(&tree.root_stat().expect("statx"));
+        let name = Name::new("f").expect("a name");
+        let action = Action::Create {
+            parent: nodes.root().clone(),
+            name: name.clone(),
+            mode: 0o644,
+        };
+        let made = tree.apply(&Op::new(Needs::DAEMON, action)).expect("create");
+        let made = made.made.expect("it was made");
+        let node = nodes.remember(&made.stat, nodes.root(), &name);
+        tree.adopt(&node, made);
+        let buffers = Buffers::new(1 << 20, engine.counters().clone()).expect("memory");
+        let data = buffers.fill(&vec![7; 1 << 20]).expect("room");
+        let grow = |from: u64, to: u64| {
+            for at in from..to {
+                let piece = Piece {
+                    node: &node,
+                    offset: at * MIB,
+                    data: &data,
+                };
+                if tree.write_chain(Needs::DAEMON, &[piece]).0 == 0 {
+                    return false;
+                }
+            }
+            true
+        };
+        let stat = || Stat::of(tree.open(&node, Access::Path).expect("open").as_fd());
+        let ahead = || {
+            let stat = stat().expect("statx");
+            (stat.blocks * 512).saturating_sub(stat.size) > 64 << 10
+        };
+        if !grow(0, 10) || !ahead() {
+            eprintln!("the file system of {tmp:?} cannot do it");
+            return;
+        }
+        assert!(tree.give_all_back() && !ahead());
+        assert!(!tree.give_all_back(), "nothing is left");
+        assert!(grow(10, 11) && ahead());
+        let size = 30 * MIB;
+        let longer = Action::Truncate {
+            node: node.clone(),
+            size,
+        };
+        tree.apply(&Op::new(Needs::DAEMON, longer))
+            .expect("truncate");
+        assert!(stat().expect("statx").blocks * 512 < 12 * MIB);
+        assert!(grow(30, 31) && ahead());
+        let seen = stat().expect("statx");
+        tree.set_times(&node, seen.atime, seen.mtime)
+            .expect("set times");
+        assert_eq!(stat().expect("statx").mtime, seen.mtime);
+        assert!(!ahead());
+        assert!(grow(31, 32) && ahead());
+        drop(node.place(Side::Replica).open.take());
+        assert!(!ahead(), "closed");
+    }
+}
