@@ -245,7 +245,7 @@ impl Ring {
     /// The descriptors of files that blocks are set aside for.
     pub(super) fn growing(&self) -> Vec<Arc<Descriptor>> {
         let nodes: Vec<_> = self.hand.lock().iter().filter_map(Weak::upgrade).collect();
-        let open = |node: &Arc<Node>| node.place(self.side).open.clone();
+        let open = |node: &Arc<Node>| node.place(self.side).open().cloned();
         let all = nodes.iter().filter_map(open);
         all.filter(|open| open.is_growing()).collect()
     }

@@ -155,7 +155,7 @@ fn on_xfs() {
     need_product!();
     need_programs!("mkfs.xfs");
     let image = Image::new("xfs", 512, &[]);
-    story(&image.path(), "xfs", true, "");
+    story(&image.path(), "xfs", false, "");
 }
 
 #[test]
