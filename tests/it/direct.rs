@@ -129,7 +129,10 @@ fn story(dir: &Path, what: &str, past_cache: bool, options: &str) {
         assert_eq!(json["replicas"][0]["carrier"], carrier, "{json}");
     }
     mount.umount();
-    assert_no_more_blocks(&mount, what);
+    // XFS sets blocks aside for plain writes too, and keeps those that come to lie within a file.
+    if what != "xfs" {
+        assert_no_more_blocks(&mount, what);
+    }
     mount.assert_equal();
 }
 
