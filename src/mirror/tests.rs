@@ -303,7 +303,8 @@ fn glance(dir: &Path) -> Seen {
         let fd = rustix::fs::open(entry.path(), flags, Mode::empty()).ok()?;
         let mut all = Vec::new();
         std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut all).ok()?;
-        Some((entry.file_name().as_bytes().to_vec(), (mode, all)))
+        let seen = (mode, all.len(), crc32fast::hash(&all));
+        Some((entry.file_name().as_bytes().to_vec(), seen))
     })
     .collect()
 }

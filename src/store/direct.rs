@@ -271,9 +271,9 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::{Nodes, Side};
     use super::super::op::{Action, Op};
     use super::super::{Name, Target};
+    use super::super::{Nodes, Side};
     use super::*;
     use crate::uring::{Buffers, Engine, Wish};
 
