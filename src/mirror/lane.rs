@@ -307,15 +307,16 @@ impl Lane {
         plain && op.data.len() >= BESIDE_MIN && self.window.is_none() && self.is_open()
     }
 
-    /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs.
+    /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs. Returns how
+    /// many bytes the replica has taken.
     ///
     /// # Errors
     /// As [`Self::carry`].
     pub fn write_beside(
         &self,
         op: &Op<'_>,
-        primary: &mut dyn FnMut(),
-    ) -> std::result::Result<(), Fault> {
+        primary: &mut dyn FnMut() -> Result<usize>,
+    ) -> std::result::Result<usize, Fault> {
         self.replica.write_beside(op, primary)
     }
 

@@ -222,15 +222,17 @@ impl Mirror {
     /// Carries out a large write on both copies at once.
     fn write_beside(&self, op: &Op<'_>, turn: Turn<'_>) -> Result<Outcome> {
         let mut done = Err(Errno::IO);
-        let carried = self
-            .lane
-            .write_beside(op, &mut || done = self.primary.apply(op));
+        let carried = self.lane.write_beside(op, &mut || {
+            done = self.primary.apply(op).map(|applied| applied.written);
+            done
+        });
         self.mind_background();
-        let written = done.as_ref().map_or(0, |applied| applied.written);
+        let written = done.unwrap_or(0);
         self.primary_bytes
             .fetch_add(written as u64, Ordering::Relaxed);
+        let taken = carried.as_ref().map_or(0, |taken| *taken as u64);
         let carried = match carried {
-            Ok(()) => {
+            Ok(_) => {
                 op.content().into_iter().for_each(|n| self.times.touch(n));
                 Carried::Done
             }
@@ -238,10 +240,12 @@ impl Mirror {
         };
         if written < op.data.len() {
             // The replica may have more of it than the primary.
+            let ahead = op.written_range();
+            let ahead = ahead.map(|range| range.start..range.start.saturating_add(taken));
             drop(turn);
-            match &done {
-                Err(errno) => self.failed(op, *errno, op.written_range()),
-                Ok(_) => self.put_right(op, op.written_range()),
+            match done {
+                Err(errno) => self.failed(op, errno, ahead),
+                Ok(_) => self.put_right(op, ahead),
             }
         }
         let outcome = Outcome {

@@ -107,47 +107,65 @@ impl Replica {
         }
     }
 
-    /// Carries out a write while `primary` runs, and whatever is left of it after.
+    /// Carries out a write while `primary` runs, then whatever is left of what the primary took.
+    /// Returns how many bytes the replica has taken, which may be more than the primary has.
     ///
     /// # Errors
-    /// As [`Self::follow`].
+    /// As [`Self::follow`]. What both refuse in the same words is missing nowhere.
     pub fn write_beside(
         &self,
         op: &Op<'_>,
-        primary: &mut dyn FnMut(),
-    ) -> std::result::Result<(), Fault> {
-        let fault = |errno| Fault {
-            errno: Some(errno),
-            doing: describe(op),
+        primary: &mut dyn FnMut() -> Result<usize>,
+    ) -> std::result::Result<usize, Fault> {
+        let mut wanted = Err(Errno::IO);
+        let begun = self
+            .target
+            .write_beside(op, &mut || wanted = primary())
+            .map(|applied| applied.written);
+        let written = match (begun, wanted) {
+            (Ok(written), _) => written,
+            // Two full disks, or a file that is locked on both (`chattr +i`).
+            (Err(errno), Err(refused)) if errno == refused => 0,
+            (Err(errno), _) => {
+                return Err(Fault {
+                    errno: Some(errno),
+                    doing: describe(op),
+                });
+            }
         };
-        let begun = self.target.write_beside(op, primary).map_err(fault)?;
-        let written = begun.written;
         self.written_bytes
             .fetch_add(written as u64, Ordering::Relaxed);
-        match &op.action {
-            Action::Write {
-                node,
-                offset,
-                appending,
-            } if written < op.data.len() => {
-                let action = Action::Write {
-                    node: node.clone(),
-                    offset: offset + written as u64,
-                    appending: *appending,
-                };
-                let rest = Op {
-                    needs: op.needs,
-                    action,
-                    data: &op.data[written..],
-                };
-                let written = rest.data.len();
-                let all = Done {
-                    written,
-                    made: None,
-                };
-                self.follow(&rest, &all)
-            }
-            _ => self.target.fault().map_or(Ok(()), Err).map_err(fault),
+        let wanted = wanted.unwrap_or(0);
+        if let Action::Write {
+            node,
+            offset,
+            appending,
+        } = &op.action
+            && written < wanted
+        {
+            let action = Action::Write {
+                node: node.clone(),
+                offset: offset + written as u64,
+                appending: *appending,
+            };
+            let rest = Op {
+                needs: op.needs,
+                action,
+                data: &op.data[written..wanted],
+            };
+            let all = Done {
+                written: rest.data.len(),
+                made: None,
+            };
+            self.follow(&rest, &all)?;
+            return Ok(wanted);
+        }
+        match self.target.fault() {
+            None => Ok(written),
+            Some(errno) => Err(Fault {
+                errno: Some(errno),
+                doing: describe(op),
+            }),
         }
     }
 

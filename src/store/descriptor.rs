@@ -172,7 +172,9 @@ impl Ring {
     /// Closes a good part of what can be closed: the process has run out of descriptors, for
     /// reasons of its own.
     pub fn shrink(&self) {
-        let _ = self.shrink_to((self.hand.lock().len() / 2).max(1));
+        // Let go of the hand before it is taken again.
+        let half = self.hand.lock().len() / 2;
+        let _ = self.shrink_to(half.max(1));
     }
 
     fn shrink_to(&self, room: usize) -> Room {
@@ -311,6 +313,15 @@ mod tests {
         let open = Arc::new(Descriptor::new(fd(), Access::Write));
         node.place(Side::Primary).replace_open(open.clone());
         (node, open)
+    }
+
+    /// The process had run out of descriptors, and the thread that was to make room waited for
+    /// itself: it held the ring's hand for counting what is in it.
+    #[test]
+    fn half_of_a_ring_is_given_back() {
+        let (ring, _nodes, all) = full(false);
+        ring.shrink();
+        assert_eq!(open(&all), all.len() / 2);
     }
 
     fn open(nodes: &[Arc<Node>]) -> usize {

@@ -363,8 +363,8 @@ impl Node {
         });
     }
 
-    /// Notes where it was seen just now, ahead of the names it was seen under before: behind the
-    /// mount those may have gone.
+    /// Notes where it was seen or moved just now, ahead of the names it was seen under before:
+    /// behind the mount those may have gone, and on a replica that lags they may still be to come.
     pub(super) fn seen_at(&self, side: Side, parent: &Arc<Self>, name: &Name) {
         let mut places = self.places.lock();
         if places

@@ -494,13 +494,15 @@ impl Tree {
         }
         if let Some(node) = victim {
             if exchange {
-                node.add_link(self.side, &from.0, &from.1);
+                node.seen_at(self.side, &from.0, &from.1);
             }
             node.remove_link(self.side, &to.0, &to.1);
             self.unpin(node);
         }
         if let Some(node) = moved {
-            node.add_link(self.side, &to.0, &to.1);
+            // Ahead of names that lookups have seen on the primary since (mode=async): this one the
+            // object has here.
+            node.seen_at(self.side, &to.0, &to.1);
             node.remove_link(self.side, &from.0, &from.1);
         }
         Ok(Applied::default())

@@ -197,3 +197,28 @@ fn names_on_a_full_disk() {
     drop(full);
     stays_together(small);
 }
+
+/// Two disks of one size are full at the same write: the primary says so, the replica was asked at
+/// the same time and says so too, and misses nothing.
+#[test]
+fn both_are_full() {
+    need_root!();
+    need_product!();
+    let images = [(); 2].map(|()| Image::new("ext4", 24, &[]));
+    let replica = images[1].path().join("copy");
+    std::fs::create_dir(&replica).expect("mkdir");
+    let wish = Wish::default().base(&images[0].path()).replica(&replica);
+    let mount = wish.mount();
+    let file = open(&mount.at("f"));
+    let mut at = 0;
+    let full = loop {
+        match file.write_at(&vec![b'x'; 1 << 20], at) {
+            Ok(n) => at += n as u64,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    drop(file);
+    assert_eq!(mount.state(), "in-sync");
+    mount.finish();
+}

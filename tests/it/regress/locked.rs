@@ -175,3 +175,26 @@ fn creating_in_an_append_only_directory() {
     chattr(&dir, IFlags::empty());
     mount.finish();
 }
+
+/// A large write to a locked file is refused by both copies, who are asked at once: the replica's
+/// refusal degraded the mirror.
+#[test]
+fn large_writes_to_locked_files() {
+    need_root!();
+    need_product!();
+    need_programs!("chattr");
+    let mount = TestMount::new();
+    let _unlocked = Unlocked(mount.dir().to_path_buf());
+    for (name, lock) in [("i", IFlags::IMMUTABLE), ("a", IFlags::APPEND)] {
+        let path = mount.at(name);
+        std::fs::write(&path, "before").expect("write");
+        let file = File::options().write(true).open(&path).expect("open");
+        chattr(&path, lock);
+        let refused = file.write_at(&vec![1; 1 << 20], 0);
+        let refused = refused.expect_err("locked").raw_os_error();
+        assert_eq!(refused, Some(libc::EPERM));
+        assert_eq!(mount.state(), "in-sync", "{name}");
+        chattr(&path, IFlags::empty());
+    }
+    mount.finish();
+}
