@@ -296,12 +296,17 @@ impl Replica {
         atime: Time,
         mtime: Time,
     ) -> std::result::Result<(), Fault> {
-        self.target
-            .set_times(node, atime, mtime)
-            .map_err(|errno| Fault {
-                errno: Some(errno),
-                doing: format!("carry times over to {}", node.display_path()),
-            })
+        let done = self.target.set_times(node, atime, mtime);
+        self.heard(done, "carry times over to", node)
+    }
+
+    /// What came of a call on a node, and of anything that ran behind it.
+    fn heard(&self, done: Result<()>, doing: &str, node: &Node) -> std::result::Result<(), Fault> {
+        let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
+        done.map_err(|errno| Fault {
+            errno: Some(errno),
+            doing: format!("{doing} {}", node.display_path()),
+        })
     }
 
     /// Makes size and permission bits follow the primary after an op that failed there.
@@ -309,10 +314,8 @@ impl Replica {
     /// # Errors
     /// A fault when the replica could not follow.
     pub fn conform(&self, node: &Arc<Node>, like: &Stat) -> std::result::Result<(), Fault> {
-        self.target.conform(node, like).map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: format!("follow a failed change of {}", node.display_path()),
-        })
+        let done = self.target.conform(node, like);
+        self.heard(done, "follow a failed change of", node)
     }
 
     /// Makes a node durable on the replica, while `primary` runs.
@@ -325,12 +328,8 @@ impl Replica {
         scope: Scope,
         primary: &mut dyn FnMut(),
     ) -> std::result::Result<(), Fault> {
-        self.target
-            .barrier_beside(node, scope, primary)
-            .map_err(|errno| Fault {
-                errno: Some(errno),
-                doing: format!("fsync of {}", node.display_path()),
-            })
+        let done = self.target.barrier_beside(node, scope, primary);
+        self.heard(done, "fsync of", node)
     }
 
     /// Sizes of the replica's file system.

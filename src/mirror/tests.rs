@@ -202,7 +202,7 @@ impl Bench {
         let first = gate(Tree::new(Side::Primary, again, 4096));
         let source = Arc::new(Tree::new(Side::Primary, primary, 4096));
         let tree = Tree::new(Side::Replica, replica, 4096).with_engine(engine.clone());
-        let gate = gate(tree.past_cache());
+        let gate = gate(tree.past_cache(64));
         let nodes = Arc::new(Nodes::new(&source.root_stat().expect("statx")));
         let note = Arc::new(Note::default());
         let target: Arc<dyn Target> = gate.clone();

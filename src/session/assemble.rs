@@ -41,6 +41,8 @@ const BUFFERS_MAX: u64 = 4 << 30;
 const SPARE_DESCRIPTORS: u64 = 32;
 /// What the stat cache may hold: the attributes and names of about 90,000 files.
 const STAT_CACHE_BYTES: usize = 32 << 20;
+/// Files that the lane writes past the page cache have a second one: one in so many of all.
+const DOUBLES_PART: u64 = 16;
 /// How long a daemon that is ending may keep us from its trees.
 const ENDING: Duration = Duration::from_secs(5);
 /// Differences listed on the terminal; the rest are counted.
@@ -94,15 +96,18 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
 
     let engine = engine_of(config)?;
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let each = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS) / 2;
-    let each = usize::try_from(each).unwrap_or(usize::MAX);
+    let allowed = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS);
+    let ahead = config.mode == When::Async;
+    let doubles = if ahead { allowed / DOUBLES_PART } else { 0 };
+    let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
+    let each = count((allowed - doubles) / 2);
     let primary = Arc::new(Tree::new(Side::Primary, primary_root, each));
     let open = attached.is_in_sync();
     let target: Arc<dyn Target> = match replica_root {
         Ok(root) => {
             let tree = Tree::new(Side::Replica, root, each).with_engine(engine.clone());
-            Arc::new(if config.mode == When::Async {
-                tree.past_cache()
+            Arc::new(if ahead {
+                tree.past_cache(count(doubles))
             } else {
                 tree
             })

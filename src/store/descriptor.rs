@@ -117,6 +117,8 @@ pub struct Ring {
     side: Side,
     limit: usize,
     pinned: Arc<AtomicUsize>,
+    doubles: Arc<AtomicUsize>,
+    doubles_max: usize,
     /// The epoch that writes belong to now; a sync of the whole file system begins the next.
     epoch: AtomicU64,
     /// The last epoch whose writes are all durable.
@@ -142,6 +144,8 @@ impl Ring {
             side,
             limit: limit.max(2 * ROOM_MIN),
             pinned: Arc::default(),
+            doubles: Arc::default(),
+            doubles_max: 0,
             epoch: AtomicU64::new(1),
             synced: AtomicU64::new(0),
             hand: Mutex::default(),
@@ -160,6 +164,21 @@ impl Ring {
     #[must_use]
     pub fn can_pin(&self) -> bool {
         self.pinned.load(Ordering::Relaxed) + ROOM_MIN < self.limit
+    }
+
+    /// Besides its limit, the ring may give open files this many second descriptors.
+    pub fn allow_doubles(&mut self, most: usize) {
+        self.doubles_max = most;
+    }
+
+    /// Counts a second descriptor of an open file, if there may be one more.
+    #[must_use]
+    pub fn double(&self) -> Option<Pin> {
+        let one_more = |n| (n < self.doubles_max).then_some(n + 1);
+        self.doubles
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
+        Some(Pin(self.doubles.clone()))
     }
 
     /// Closes descriptors until the limit holds.
@@ -266,7 +285,7 @@ impl Ring {
     }
 }
 
-/// Counts a pinned descriptor while it lives.
+/// Counts a descriptor that the ring cannot close, while it lives.
 #[derive(Debug)]
 pub struct Pin(Arc<AtomicUsize>);
 

@@ -4,7 +4,7 @@
 //! Only on a replica that is written behind (`mode=async`), where nobody waits for one write: the
 //! data goes from the buffer in which it waited to the device, and the replica's pages are not kept
 //! beside the primary's. A file that is written this way has a second descriptor, opened `O_DIRECT`
-//! through the first, which is closed with the first and counts as one more that cannot be closed.
+//! through the first, which is closed with the first; how many there may be is settled at mount.
 //!
 //! While a file grows from end to end, blocks are set aside ahead of it, beyond its end. What of
 //! them is left is given back before anything else is done to the file, before its times are set
@@ -34,6 +34,8 @@ const GROWN: u64 = 8 << 20;
 const AHEAD_MAX: u64 = 64 << 20;
 /// And the part of the free space it may be: one of so many.
 const AHEAD_PART: u64 = 64;
+/// The least that a disk takes.
+const SECTOR: u64 = 512;
 /// ext4 (and ext3 and ext2). Measured elsewhere: on XFS plain writes are faster, and btrfs and tmpfs
 /// have no way past the page cache that deserves the name.
 const EXT4_SUPER_MAGIC: FsWord = 0xEF53;
@@ -209,6 +211,9 @@ impl Tree {
     /// A file ready for a write past the page cache, after those of `before`; nothing if it cannot
     /// be written that way, or not in one chain with those.
     fn prepare(&self, piece: &Piece<'_>, before: &Ready) -> Option<Arc<Descriptor>> {
+        if !(piece.offset | piece.data.len() as u64).is_multiple_of(SECTOR) {
+            return None; // no disk takes that
+        }
         // Who cannot be opened says why when it is written plainly.
         let file = self.open(piece.node, Access::Write).ok()?;
         let direct = file.direct.get_or_init(|| self.open_direct(&file));
@@ -238,9 +243,10 @@ impl Tree {
 
     /// The file once more, for writes past the page cache, if its file system has such.
     fn open_direct(&self, file: &Descriptor) -> Option<Direct> {
-        if file.append_only || !self.ring.can_pin() {
+        if file.append_only {
             return None;
         }
+        let counted = self.ring.double()?;
         let wanted = StatxFlags::DIOALIGN;
         let stat = rustix::fs::statx(file.as_fd(), c"", AtFlags::EMPTY_PATH, wanted).ok()?;
         let known = stat.stx_mask & wanted.bits() != 0;
@@ -255,7 +261,7 @@ impl Tree {
         match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(fd) => Some(Direct {
                 fd,
-                _counted: self.ring.pin(),
+                _counted: counted,
                 align: align.into(),
                 ahead: AtomicU64::new(0),
                 refused: AtomicBool::new(false),
@@ -289,7 +295,7 @@ mod tests {
         let engine = Arc::new(Engine::new(Wish::Auto).expect("there is always a way"));
         let tree = Tree::new(Side::Replica, root, 64)
             .with_engine(engine.clone())
-            .past_cache();
+            .past_cache(8);
         let nodes = Nodes::new(&tree.root_stat().expect("statx"));
         let name = Name::new("f").expect("a name");
         let action = Action::Create {

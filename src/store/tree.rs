@@ -72,10 +72,12 @@ impl Tree {
         self
     }
 
-    /// The same tree, whose large writes go past the page cache where that can be.
+    /// The same tree, whose large writes go past the page cache where that can be: `files` at a
+    /// time, each of which takes one more descriptor.
     #[must_use]
-    pub fn past_cache(self) -> Self {
+    pub fn past_cache(mut self, files: usize) -> Self {
         self.past_cache.store(true, Ordering::Relaxed);
+        self.ring.allow_doubles(files);
         self
     }
 
