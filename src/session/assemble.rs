@@ -16,6 +16,7 @@ use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion};
 use super::control::Controlled;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
+use super::transport::Transport;
 use crate::fs::{Caching, MirrorFs};
 use crate::metrics::Requests;
 use crate::mirror::attach::decide::{Asked, Typed};
@@ -47,6 +48,8 @@ pub(super) struct House {
     pub(super) fs: MirrorFs,
     /// What the session talks to.
     pub(super) keeper: Arc<Keeper>,
+    /// How requests come to be asked.
+    pub(super) transport: Transport,
 }
 
 /// Opens both trees, attaches them (seeding, comparing or repairing as asked) and builds the
@@ -134,9 +137,14 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         writeback: config.cache == Cache::Writeback,
     };
     let fs = MirrorFs::new(source, mirror.clone(), nodes, caching);
-    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests(), engine);
-    let keeper = Arc::new(keeper);
-    Ok(House { fs, keeper })
+    let transport = Transport::default();
+    let ways = (engine, transport.clone());
+    let keeper = Keeper::new(config, mirror, &attached, scan, fs.requests(), ways);
+    Ok(House {
+        fs,
+        keeper: Arc::new(keeper),
+        transport,
+    })
 }
 
 /// Starts one of the mirror's own threads.
@@ -341,6 +349,7 @@ pub(super) struct Keeper {
     mountpoint: String,
     requests: Arc<Requests>,
     engine: Arc<Engine>,
+    transport: Transport,
 }
 
 impl Keeper {
@@ -350,7 +359,7 @@ impl Keeper {
         attached: &Attached,
         scan: Option<Scan>,
         requests: Arc<Requests>,
-        engine: Arc<Engine>,
+        (engine, transport): (Arc<Engine>, Transport),
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let ahead = config.mode == When::Async;
@@ -394,6 +403,8 @@ impl Keeper {
             io: "threads".to_owned(),
             io_reason: None,
             io_counters: BTreeMap::new(),
+            transport: String::new(),
+            transport_reason: None,
             shared_primary: config.shared_primary,
             cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
@@ -404,6 +415,7 @@ impl Keeper {
             mountpoint: text(&config.mountpoint.typed),
             requests,
             engine,
+            transport,
         }
     }
 
@@ -484,6 +496,9 @@ impl Controlled for Keeper {
         io.clone_into(&mut report.io);
         report.io_reason = why;
         report.io_counters = self.engine.counters().by_name();
+        let (transport, why) = self.transport.stand();
+        transport.clone_into(&mut report.transport);
+        report.transport_reason = why;
         if let Some(degraded) = &health.degraded {
             self.explain(&mut report, degraded);
         }
