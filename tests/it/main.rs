@@ -28,5 +28,6 @@ mod requests;
 mod semantics;
 mod shared;
 mod support;
+mod transport;
 mod workloads;
 mod writeback;
