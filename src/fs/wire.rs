@@ -274,3 +274,6 @@ fn value_into(payload: &mut [u8], value: &xattr::Value) -> Result<usize> {
         xattr::Value::Bytes(bytes) => Room(payload).bytes(bytes),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ use crate::sys::Errno;
 mod cpus;
 mod entry;
 
-use cpus::Post;
+use cpus::{Home, Post};
 use entry::Entry;
 pub use entry::{Answer, Incoming};
 
@@ -166,10 +166,8 @@ fn attend(
     begun: &Receiver<()>,
     say: &Sender<Result<(), String>>,
 ) {
-    if let Some(cpu) = post.cpu {
-        cpus::stay_on(cpu);
-    }
-    let mut desk = match Desk::new(post, payload, device, end) {
+    let home = post.cpu.and_then(Home::settle);
+    let mut desk = match Desk::new(post, payload, device, end, home) {
         Ok(desk) => desk,
         Err(error) => return drop(say.send(Err(format!("no ring for requests: {error}")))),
     };
@@ -196,10 +194,17 @@ struct Desk<'a> {
     /// Completions to be looked at: key and result.
     reaped: Vec<(u64, i32)>,
     device: &'a OwnedFd,
+    home: Option<Home>,
 }
 
 impl<'a> Desk<'a> {
-    fn new(post: &Post, payload: usize, device: &'a OwnedFd, end: &OwnedFd) -> io::Result<Self> {
+    fn new(
+        post: &Post,
+        payload: usize,
+        device: &'a OwnedFd,
+        end: &OwnedFd,
+        home: Option<Home>,
+    ) -> io::Result<Self> {
         let depth = u32::try_from(post.queues.len() + 1).unwrap_or(u32::MAX);
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -216,6 +221,7 @@ impl<'a> Desk<'a> {
             reaped: Vec::with_capacity(post.queues.len() + 1),
             entries: entries?,
             device,
+            home,
         };
         let listen = opcode::PollAdd::new(types::Fd(end.as_raw_fd()), libc::POLLIN as u32)
             .build()
@@ -300,7 +306,10 @@ impl<'a> Desk<'a> {
 
     fn answer(&mut self, index: usize, serve: &Serve) {
         // SAFETY: its command has completed, and it gets the next one below.
-        let commit = unsafe { self.entries[index].answer(serve) };
+        let (commit, awaited) = unsafe { self.entries[index].answer(serve) };
+        if let Some(home) = &mut self.home {
+            home.answered(awaited);
+        }
         let command = self.command(index, COMMIT_AND_FETCH, commit);
         // SAFETY: it points to nothing; the memory of the entry outlives the ring.
         unsafe { self.push(&command) };
@@ -328,3 +337,6 @@ fn describe(command: &mut Entry128, buffers: &[libc::iovec; 2]) {
     bytes[ADDRESS..ADDRESS + 8].copy_from_slice(&address.to_le_bytes());
     bytes[LENGTH..LENGTH + 4].copy_from_slice(&count.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,14 +65,54 @@ fn members(list: &str) -> Option<Vec<usize>> {
     Some(found)
 }
 
-/// Keeps the calling thread on a processor, if it may run there at all: whoever started us may have
-/// chosen others for us.
-pub(super) fn stay_on(cpu: usize) {
-    let allowed = sched_getaffinity(None).is_ok_and(|set| set.is_set(cpu));
-    let mut only = CpuSet::new();
-    only.set(cpu);
-    if !allowed || sched_setaffinity(None, &only).is_err() {
-        tracing::debug!("the queue of processor {cpu} is served from others");
+/// The processor that a thread stays on, and those it may go to.
+#[derive(Debug)]
+pub(super) struct Home {
+    here: CpuSet,
+    elsewhere: CpuSet,
+    away: bool,
+    /// Requests in a row that nobody on this processor waits for.
+    streak: u32,
+}
+
+/// After so many such requests in a row the thread goes elsewhere.
+const STREAK: u32 = 3;
+
+impl Home {
+    /// Puts the calling thread there, if it may run there at all: whoever started us may have chosen
+    /// other processors for us.
+    pub(super) fn settle(cpu: usize) -> Option<Self> {
+        let mut elsewhere = sched_getaffinity(None).ok()?;
+        let mut here = CpuSet::new();
+        here.set(cpu);
+        if !elsewhere.is_set(cpu) || sched_setaffinity(None, &here).is_err() {
+            tracing::debug!("the queue of processor {cpu} is served from others");
+            return None;
+        }
+        elsewhere.unset(cpu);
+        Some(Self {
+            here,
+            elsewhere,
+            away: false,
+            streak: 0,
+        })
+    }
+
+    /// The thread has an answer. The pages that a program will want next are best read elsewhere
+    /// while the program uses those it has; what it waits for is best answered where it is.
+    pub(super) fn answered(&mut self, awaited: bool) {
+        self.streak = if awaited { 0 } else { self.streak + 1 };
+        if self.away == (self.streak >= STREAK) || self.elsewhere.count() == 0 {
+            return;
+        }
+        self.away = !self.away;
+        let set = if self.away {
+            &self.elsewhere
+        } else {
+            &self.here
+        };
+        // A processor may have gone meanwhile; it is only a matter of speed.
+        _ = sched_setaffinity(None, set).is_ok();
     }
 }
 

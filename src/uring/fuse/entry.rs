@@ -37,6 +37,32 @@ pub struct Incoming<'a> {
     pub bytes: usize,
 }
 
+impl Incoming<'_> {
+    /// Whether a program waits for the answer, as far as one can tell. For large reads into the page
+    /// cache and large writes out of it that is unlikely: the kernel is ahead of the program or
+    /// behind it.
+    fn is_awaited(&self) -> bool {
+        const READ: u32 = 15;
+        const WRITE: u32 = 16;
+        /// `FUSE_WRITE_CACHE`.
+        const DELAYED: u32 = 1;
+        /// A smaller one is over before anybody could go elsewhere.
+        const LARGE: u32 = 64 << 10;
+        let number = |bytes: &[u8], at: usize| {
+            let four = bytes.get(at..).and_then(|rest| rest.first_chunk());
+            four.map_or(0, |four| u32::from_le_bytes(*four))
+        };
+        // fuse_read_in and fuse_write_in have size and flags of the open file at the same places.
+        let large = number(self.arguments, 16) >= LARGE;
+        let direct = number(self.arguments, 32) & libc::O_DIRECT.cast_unsigned() != 0;
+        match number(self.header, 4) {
+            READ => !large || direct,
+            WRITE => !large || number(self.arguments, 20) & DELAYED == 0,
+            _ => true,
+        }
+    }
+}
+
 /// An answer: 0 or a negated errno, and how many bytes of the payload it has.
 pub type Answer = (i32, usize);
 
@@ -99,12 +125,13 @@ impl Entry {
     }
 
     /// Has the request answered that the kernel has put here, and puts the answer in its place.
-    /// What is returned names the request when it is handed back.
+    /// What is returned names the request when it is handed back, and tells whether a program waits
+    /// for it.
     ///
     /// # Safety
     /// The kernel has completed the entry's command, and has not got a new one: it leaves the memory
     /// alone meanwhile.
-    pub(super) unsafe fn answer(&mut self, serve: &super::Serve) -> u64 {
+    pub(super) unsafe fn answer(&mut self, serve: &super::Serve) -> (u64, bool) {
         // SAFETY: the caller keeps the kernel away; `self` is borrowed as long as this is.
         let header = unsafe { &mut *self.base.as_ptr().cast::<[u8; HEADER]>() };
         // SAFETY: as above, and the payload begins behind the header's page.
@@ -112,18 +139,20 @@ impl Entry {
         let unique: [u8; 8] = number(header, IN_OUT + 8);
         let commit = u64::from_le_bytes(number(header, RING + 8));
         let bytes = u32::from_le_bytes(number(header, RING + 16)) as usize;
-        let (errno, bytes) = serve(Incoming {
+        let request = Incoming {
             header: &number(header, IN_OUT),
             arguments: &number(header, ARGUMENTS),
             bytes: bytes.min(payload.len()),
             payload,
-        });
+        };
+        let awaited = request.is_awaited();
+        let (errno, bytes) = serve(request);
         let bytes = u32::try_from(bytes).unwrap_or(0);
         header[IN_OUT..4].copy_from_slice(&(OUT + bytes).to_le_bytes());
         header[4..8].copy_from_slice(&errno.to_le_bytes());
         header[8..16].copy_from_slice(&unique);
         header[RING + 16..RING + 20].copy_from_slice(&bytes.to_le_bytes());
-        commit
+        (commit, awaited)
     }
 }
 
