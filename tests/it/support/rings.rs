@@ -21,8 +21,7 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn at(position: &str) -> Self {
-        let lock = super::base().join("mirrorfs-switch.lock");
-        let lock = File::create(lock).expect("a lock");
+        let lock = File::open(SWITCH).expect("the switch");
         flock(&lock, FlockOperation::LockExclusive).expect("flock");
         let before = std::fs::read_to_string(SWITCH).expect("the switch");
         std::fs::write(SWITCH, position).expect("the switch");
