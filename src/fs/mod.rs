@@ -21,7 +21,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
@@ -29,6 +29,8 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::metrics::{Request as Asked, Requests};
 use crate::mirror::Mirror;
@@ -56,6 +58,38 @@ pub struct MirrorFs {
     caching: Caching,
     kernel: Kernel,
     requests: Arc<Requests>,
+    forgets: Arc<Forgets>,
+}
+
+/// How many FORGETs have come, for whoever needs the room that they make.
+#[derive(Debug, Default)]
+struct Forgets {
+    seen: Mutex<u64>,
+    came: Condvar,
+}
+
+impl Forgets {
+    /// Nothing was forgotten for so long: nothing is going to be soon.
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    fn one_more(&self) {
+        *self.seen.lock() += 1;
+        self.came.notify_all();
+    }
+
+    fn seen(&self) -> u64 {
+        *self.seen.lock()
+    }
+
+    /// Waits for one more than `before`; false if none comes.
+    fn wait_beyond(&self, before: u64) -> bool {
+        let mut seen = self.seen.lock();
+        let none = |seen: &mut u64| *seen == before;
+        !self
+            .came
+            .wait_while_for(&mut seen, none, Self::PATIENCE)
+            .timed_out()
+    }
 }
 
 /// What the session and the file system tell each other about the kernel.
@@ -129,6 +163,7 @@ impl MirrorFs {
             caching,
             kernel: Kernel::default(),
             requests: Arc::default(),
+            forgets: Arc::default(),
         }
     }
 
@@ -271,6 +306,7 @@ impl fuser::Filesystem for MirrorFs {
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
         self.requests.count(Asked::Forget);
         self.nodes.forget(ino.0, nlookup);
+        self.forgets.one_more();
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {

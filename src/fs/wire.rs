@@ -133,6 +133,20 @@ impl MirrorFs {
         }
     }
 
+    /// Takes a name away. What lost its last one keeps descriptors until FORGET, which comes to other
+    /// threads: names may go faster than those get to it. Then this waits instead of failing with
+    /// `ENFILE`, which says that nothing has happened yet. On `/dev/fuse` the kernel hands FORGETs to
+    /// the very threads that remove names, and in between, so there is nothing to wait for.
+    fn patiently(&self, remove: impl Fn() -> Result<()>) -> Result<()> {
+        loop {
+            let before = self.forgets.seen();
+            match remove() {
+                Err(Errno::NFILE) if self.forgets.wait_beyond(before) => {}
+                removed => return removed,
+            }
+        }
+    }
+
     /// Decodes, asks and encodes; answers the length of the answer.
     fn decode(&self, q: &Question<'_>, payload: &mut [u8], bytes: usize) -> Result<usize> {
         let mut sent = &payload[..bytes];
@@ -168,8 +182,10 @@ impl MirrorFs {
                 let made = self.make_dir(q.creating(4), ino, string(&mut sent)?, q.u32(0))?;
                 Ok(Room(payload).entry(self.caching, &made))
             }
-            opcode::UNLINK => done(self.remove(q.changing(), ino, string(&mut sent)?, false)),
-            opcode::RMDIR => done(self.remove(q.changing(), ino, string(&mut sent)?, true)),
+            opcode::UNLINK | opcode::RMDIR => {
+                let (name, dir) = (string(&mut sent)?, q.opcode == opcode::RMDIR);
+                done(self.patiently(|| self.remove(q.changing(), ino, name, dir)))
+            }
             opcode::RENAME | opcode::RENAME2 => {
                 let flags = match q.opcode {
                     opcode::RENAME2 => RenameFlags::from_bits_retain(q.u32(8)),
@@ -177,7 +193,7 @@ impl MirrorFs {
                 };
                 let from = (ino, string(&mut sent)?);
                 let to = (q.node(0), string(&mut sent)?);
-                done(self.rename_entry(q.changing(), from, to, flags))
+                done(self.patiently(|| self.rename_entry(q.changing(), from, to, flags)))
             }
             opcode::LINK => {
                 let made = self.link_node(q.changing(), q.node(0), ino, string(&mut sent)?)?;

@@ -51,6 +51,7 @@ pub struct Queues {
     threads: Vec<Thread>,
     /// Readable when the threads are to end.
     end: Arc<OwnedFd>,
+    device: Arc<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -74,10 +75,10 @@ impl Queues {
         let posts = cpus::posts().ok_or("the processors cannot be counted")?;
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let end = Arc::new(end.map_err(|errno| format!("no eventfd: {errno}"))?);
-        let device = Arc::new(device);
         let mut queues = Self {
             threads: Vec::with_capacity(posts.len()),
             end,
+            device: Arc::new(device),
         };
         let last_queues = posts
             .last()
@@ -86,7 +87,7 @@ impl Queues {
         for post in posts {
             let (begin, begun) = bounded(1);
             let (say, said) = bounded(1);
-            let (device, end, serve) = (device.clone(), queues.end.clone(), serve.clone());
+            let (device, end, serve) = (queues.device.clone(), queues.end.clone(), serve.clone());
             let name = match post.queues[..] {
                 [queue] => format!("fuse-{queue}"),
                 _ => "fuse-spare".to_owned(),
@@ -128,10 +129,26 @@ impl Queues {
             match thread.hear() {
                 Ok(()) => begun |= thread.last,
                 Err(why) if begun => tracing::warn!("a thread fewer for requests: {why}"),
-                Err(why) => return Err(why),
+                Err(why) => {
+                    self.decline();
+                    return Err(why);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Offers an entry for a queue that there is not. That is refused, and frees the kernel from
+    /// waiting for us, whatever it was that failed.
+    fn decline(&self) {
+        let nowhere = Post {
+            queues: vec![u16::MAX],
+            cpu: None,
+        };
+        let declined = Desk::new(&nowhere, 1, &self.device, &self.end, None)
+            .map_err(|error| errno(&error))
+            .and_then(|mut desk| desk.offer());
+        tracing::debug!("rings for requests declined: {declined:?}");
     }
 }
 

@@ -18,6 +18,7 @@ use crate::support::mount::{TestMount, Wish, alive};
 use crate::support::rings::{Held, known, mount_with, stay_on_one_cpu, transport};
 use crate::support::run::run;
 use crate::support::sys::Map;
+use crate::support::tamper::Tampered;
 use crate::support::{Work, skip, together, wait_until};
 use crate::{need_product, need_programs, need_root};
 
@@ -209,6 +210,29 @@ fn overlapping_requests_of_one_processor_end() {
         }));
     }
     together("requests of one processor come to their end", work);
+    assert_eq!(mount.state(), "in-sync");
+    mount.finish();
+}
+
+/// Names that go faster than their FORGETs are read, of more files than there are descriptors for:
+/// the remover waits, and gets no ENFILE.
+#[test]
+fn removing_faster_than_forgetting() {
+    const FILES: usize = 400;
+    need_rings!();
+    need_programs!("prlimit", "strace");
+    let mount = with_rings(Wish::default().descriptors(256));
+    let name = |n: usize| mount.at(format!("f{n}"));
+    for n in 0..FILES {
+        std::fs::write(name(n), "short-lived").expect("write");
+    }
+    // What is forgotten is closed, and that takes its time.
+    let words = ["-e", "trace=close", "-e", "inject=close:delay_enter=5000"];
+    let slow = Tampered::threads(&mount, "fuser-", &words);
+    for n in 0..FILES {
+        std::fs::remove_file(name(n)).unwrap_or_else(|error| panic!("file {n}: {error}"));
+    }
+    drop(slow);
     assert_eq!(mount.state(), "in-sync");
     mount.finish();
 }
