@@ -30,6 +30,10 @@ struct View<'a> {
     cache: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     io: Option<IoView<'a>>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    transport: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     requests: &'a BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +103,8 @@ pub(super) fn line(report: &Report) -> String {
             reason: report.io_reason.as_deref(),
             counters: &report.io_counters,
         }),
+        transport: &report.transport,
+        transport_reason: report.transport_reason.as_deref(),
         requests: &report.requests,
         stat_cache: report.stat_cache,
     };

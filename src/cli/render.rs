@@ -267,6 +267,8 @@ pub(super) mod tests {
             io: "io_uring".into(),
             io_reason: None,
             io_counters: Default::default(),
+            transport: String::new(),
+            transport_reason: None,
             shared_primary: false,
             cache: None,
             requests: Default::default(),

@@ -10,10 +10,27 @@ use fuser::{INodeNo, RenameFlags};
 use super::{MirrorFs, name, reply};
 use crate::store::op::{Action, Op};
 use crate::store::{Node, Stat};
-use crate::sys::creds::Needs;
+use crate::sys::creds::{Caller, Needs};
 use crate::sys::{Errno, Result};
 
 type Made = Result<(Arc<Node>, Stat)>;
+
+/// Credentials for an op that creates nothing and leaves set-id bits alone.
+pub(super) fn changing(caller: Caller) -> Needs {
+    Needs {
+        caller,
+        umask: None,
+        fsetid: true,
+    }
+}
+
+/// Credentials for an op that creates.
+pub(super) fn creating(caller: Caller, umask: u32) -> Needs {
+    Needs {
+        umask: Some(umask),
+        ..changing(caller)
+    }
+}
 
 impl MirrorFs {
     fn make(&self, needs: Needs, action: Action) -> Made {
@@ -59,6 +76,13 @@ impl MirrorFs {
             }
             made => made,
         }
+    }
+
+    /// Whether a file made with these flags goes past the kernel's page cache: what is only
+    /// written needs none on the way (decision 2). Mapping it is allowed all the same
+    /// (`DIRECT_IO_ALLOW_MMAP`).
+    pub(super) fn is_direct(&self, flags: i32) -> bool {
+        flags & libc::O_ACCMODE == libc::O_WRONLY && !self.caching.writeback
     }
 
     pub(super) fn make_node(

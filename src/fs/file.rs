@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //! Content: read, write, durability, allocation, holes, copies, inode flags.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,32 +19,9 @@ const SET_FLAGS: u32 = 0x4008_6602;
 const GET_EXTENDED_FLAGS: u32 = 0x801c_581f;
 const SET_EXTENDED_FLAGS: u32 = 0x401c_5820;
 
-thread_local! {
-    /// Where a worker reads into before it answers.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 impl MirrorFs {
-    /// Hands the bytes read to `answer`, from a buffer that the thread keeps.
-    pub(super) fn read_file(
-        &self,
-        ino: INodeNo,
-        offset: u64,
-        size: u32,
-        answer: impl FnOnce(Result<&[u8]>),
-    ) {
-        let node = match self.node(ino) {
-            Ok(node) => node,
-            Err(errno) => return answer(Err(errno)),
-        };
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let done = self.source.read(&node, &mut buffer[..size], offset);
-            answer(done.map(|n| &buffer[..n]));
-        });
+    pub(super) fn read_file(&self, ino: INodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
+        self.source.read(&self.node(ino)?, into, offset)
     }
 
     pub(super) fn write_file(

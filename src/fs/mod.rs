@@ -13,12 +13,15 @@ mod entry;
 mod file;
 mod node;
 mod reply;
+mod wire;
 mod xattr;
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
@@ -27,18 +30,27 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use parking_lot::{Condvar, Mutex};
+
 use crate::metrics::{Request as Asked, Requests};
 use crate::mirror::Mirror;
 use crate::store::{Name, Node, Nodes, Source, Stat};
 use crate::sys::Result;
 use crate::sys::creds::{Caller, Needs};
 pub use reply::Caching;
-use reply::{attributes, errno};
+use reply::{attributes, errno, kind};
+pub use wire::Incoming;
 
 /// Largest write or read in one request, in bytes: what `max_pages_limit` allows by default.
-const MAX_IO: u32 = 1 << 20;
+pub const MAX_IO: u32 = 1 << 20;
 
-/// The file system that the kernel talks to.
+thread_local! {
+    /// Where a worker reads into before it answers.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The file system that the kernel talks to. Cheap to clone: each transport has one.
+#[derive(Clone)]
 pub struct MirrorFs {
     source: Arc<dyn Source>,
     mirror: Arc<Mirror>,
@@ -46,17 +58,71 @@ pub struct MirrorFs {
     caching: Caching,
     kernel: Kernel,
     requests: Arc<Requests>,
+    forgets: Arc<Forgets>,
 }
 
-/// The way to tell the kernel something unasked, once the session has begun.
+/// How many FORGETs have come, for whoever needs the room that they make.
+#[derive(Debug, Default)]
+struct Forgets {
+    seen: Mutex<u64>,
+    came: Condvar,
+}
+
+impl Forgets {
+    /// Nothing was forgotten for so long: nothing is going to be soon.
+    const PATIENCE: Duration = Duration::from_millis(500);
+
+    fn one_more(&self) {
+        *self.seen.lock() += 1;
+        self.came.notify_all();
+    }
+
+    fn seen(&self) -> u64 {
+        *self.seen.lock()
+    }
+
+    /// Waits for one more than `before`; false if none comes.
+    fn wait_beyond(&self, before: u64) -> bool {
+        let mut seen = self.seen.lock();
+        let none = |seen: &mut u64| *seen == before;
+        !self
+            .came
+            .wait_while_for(&mut seen, none, Self::PATIENCE)
+            .timed_out()
+    }
+}
+
+/// What the session and the file system tell each other about the kernel.
 #[derive(Clone, Debug, Default)]
-pub struct Kernel(Arc<std::sync::OnceLock<fuser::Notifier>>);
+pub struct Kernel(Arc<Talk>);
+
+#[derive(Debug, Default)]
+struct Talk {
+    /// The way to tell the kernel something unasked, once the session has begun.
+    notifier: OnceLock<fuser::Notifier>,
+    /// Requests are to come through rings.
+    rings_wanted: AtomicBool,
+    /// The kernel will send them there, and waits for the rings.
+    rings_agreed: AtomicBool,
+}
 
 impl Kernel {
     /// Hands over the session's notifier.
     pub fn connect(&self, notifier: fuser::Notifier) {
         // A second session on the same file system there is none.
-        let _first = self.0.set(notifier);
+        let _first = self.0.notifier.set(notifier);
+    }
+
+    /// Before the handshake: requests are to come through rings (FUSE over io_uring). Whoever asks
+    /// must have them ready: once it has agreed the kernel waits for them.
+    pub fn want_rings(&self) {
+        self.0.rings_wanted.store(true, Ordering::Release);
+    }
+
+    /// After the handshake: whether the kernel waits for the rings.
+    #[must_use]
+    pub fn waits_for_rings(&self) -> bool {
+        self.0.rings_agreed.load(Ordering::Acquire)
     }
 
     /// Makes the kernel ask again for a node's attributes.
@@ -64,6 +130,7 @@ impl Kernel {
         // A negative offset leaves the content alone (fuse_reverse_inval_inode).
         if let Some(Err(error)) = self
             .0
+            .notifier
             .get()
             .map(|notifier| notifier.inval_inode(ino, -1, 0))
         {
@@ -96,6 +163,7 @@ impl MirrorFs {
             caching,
             kernel: Kernel::default(),
             requests: Arc::default(),
+            forgets: Arc::default(),
         }
     }
 
@@ -145,11 +213,12 @@ fn caller(req: &Request) -> Caller {
 
 /// Credentials for an op that creates nothing and leaves set-id bits alone.
 fn plain(req: &Request) -> Needs {
-    Needs {
-        caller: caller(req),
-        umask: None,
-        fsetid: true,
-    }
+    entry::changing(caller(req))
+}
+
+/// Credentials for an op that creates.
+fn creating(req: &Request, umask: u32) -> Needs {
+    entry::creating(caller(req), umask)
 }
 
 fn answer_empty(reply: ReplyEmpty, done: Result<()>) {
@@ -217,23 +286,27 @@ impl fuser::Filesystem for MirrorFs {
             let _ = config.set_max_readahead(nearest);
         }
         let _ = config.set_max_background(64);
+        let talk = &self.kernel.0;
+        if talk.rings_wanted.load(Ordering::Acquire) {
+            let agreed = config.add_capabilities(InitFlags::FUSE_OVER_IO_URING);
+            talk.rings_agreed.store(agreed.is_ok(), Ordering::Release);
+        }
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.requests.count(Asked::Lookup);
-        match self.look_up(parent, name) {
-            // "Nothing there", for the kernel to remember.
-            Err(crate::sys::Errno::NOENT) => {
-                reply.entry(&self.caching.ttl(), &node::nothing(), Generation(0));
-            }
-            found => self.answer_entry(reply, found),
+        match self.look_up_or_nothing(parent, name) {
+            Ok(None) => reply.entry(&self.caching.ttl(), &node::nothing(), Generation(0)),
+            Ok(Some(found)) => self.answer_entry(reply, Ok(found)),
+            Err(error) => reply.error(errno(error)),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
         self.requests.count(Asked::Forget);
         self.nodes.forget(ino.0, nlookup);
+        self.forgets.one_more();
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -272,10 +345,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
         self.requests.count(Asked::Readlink);
-        answer_data(
-            reply,
-            self.node(ino).and_then(|node| self.source.read_link(&node)),
-        );
+        answer_data(reply, self.read_target(ino));
     }
 
     fn mknod(
@@ -289,10 +359,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         self.requests.count(Asked::Mknod);
-        let needs = Needs {
-            umask: Some(umask),
-            ..plain(req)
-        };
+        let needs = creating(req, umask);
         self.answer_entry(reply, self.make_node(needs, parent, name, mode, rdev));
     }
 
@@ -306,10 +373,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         self.requests.count(Asked::Mkdir);
-        let needs = Needs {
-            umask: Some(umask),
-            ..plain(req)
-        };
+        let needs = creating(req, umask);
         self.answer_entry(reply, self.make_dir(needs, parent, name, mode));
     }
 
@@ -382,9 +446,15 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyData,
     ) {
         self.requests.count(Asked::Read);
-        self.read_file(ino, offset, size, |done| match done {
-            Ok(data) => reply.data(data),
-            Err(error) => reply.error(errno(error)),
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.read_file(ino, offset, &mut buffer[..size]) {
+                Ok(bytes) => reply.data(&buffer[..bytes]),
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 
@@ -432,7 +502,10 @@ impl fuser::Filesystem for MirrorFs {
         mut reply: ReplyDirectory,
     ) {
         self.requests.count(Asked::Readdir);
-        match self.list(ino, offset, &mut reply) {
+        let listed = self.list(ino, offset, &mut |entry| {
+            !reply.add(INodeNo(entry.ino), entry.next, kind(entry.kind), entry.name)
+        });
+        match listed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         }
@@ -447,7 +520,16 @@ impl fuser::Filesystem for MirrorFs {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.requests.count(Asked::Readdirplus);
-        match self.list_with_attributes(ino, offset, &mut reply) {
+        let keep = self.caching;
+        let listed = self.list_with_attributes(ino, offset, &mut |entry, stat| {
+            let (attr, generation) = match stat {
+                Some(stat) => (attributes(entry.ino, stat), keep.generation(stat)),
+                None => (node::bare(entry.ino, entry.kind), Generation(0)),
+            };
+            let name = entry.name;
+            !reply.add(attr.ino, entry.next, name, &keep.ttl(), &attr, generation)
+        });
+        match listed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         }
@@ -486,12 +568,12 @@ impl fuser::Filesystem for MirrorFs {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.requests.count(Asked::Getxattr);
-        xattr::answer(reply, size, self.get_xattr(ino, name, size));
+        xattr::answer(reply, self.get_xattr(ino, name, size));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.requests.count(Asked::Listxattr);
-        xattr::answer(reply, size, self.list_xattr(caller(req), ino, size));
+        xattr::answer(reply, self.list_xattr(caller(req), ino, size));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -510,17 +592,11 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyCreate,
     ) {
         self.requests.count(Asked::Create);
-        let needs = Needs {
-            umask: Some(umask),
-            ..plain(req)
-        };
+        let needs = creating(req, umask);
         match self.create_file(needs, parent, name, mode, flags) {
             Ok((node, stat)) => {
                 let attr = attributes(node.id, &stat);
-                // What is only written needs no page cache on the way (decision 2); mapping it is
-                // allowed all the same (DIRECT_IO_ALLOW_MMAP).
-                let direct = flags & libc::O_ACCMODE == libc::O_WRONLY && !self.caching.writeback;
-                let how = if direct {
+                let how = if self.is_direct(flags) {
                     FopenFlags::FOPEN_DIRECT_IO
                 } else {
                     FopenFlags::empty()

@@ -12,7 +12,7 @@ use super::{MirrorFs, name, reply};
 use crate::store::op::{Action, Op};
 use crate::store::{Node, Stat, Time};
 use crate::sys::creds::{self, Caller, Needs};
-use crate::sys::{Result, clock};
+use crate::sys::{Errno, Result, clock};
 
 /// What a SETATTR asks for; `None` leaves it as it is.
 pub(super) struct Change {
@@ -24,12 +24,17 @@ pub(super) struct Change {
     pub(super) times: (Option<Time>, Option<Time>),
 }
 
-/// Turns "now" into a time, once, so that both copies get the same nanosecond.
+/// The time that "now" stands for in one request, so that both copies get the same nanosecond.
+pub(super) fn now() -> Time {
+    clock::inode_now().into()
+}
+
+/// fuser's times in ours.
 pub(super) fn resolve(
     atime: Option<TimeOrNow>,
     mtime: Option<TimeOrNow>,
 ) -> (Option<Time>, Option<Time>) {
-    let now: Time = clock::inode_now().into();
+    let now = now();
     let resolve = |time| match time {
         TimeOrNow::Now => now,
         TimeOrNow::SpecificTime(time) => reply::time(time),
@@ -58,7 +63,32 @@ pub(super) fn nothing() -> FileAttr {
     }
 }
 
+/// What a listing tells of "." and "..", which the kernel does not look up there.
+pub(super) fn bare(id: u64, kind: rustix::fs::FileType) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(id),
+        kind: reply::kind(kind),
+        ..nothing()
+    }
+}
+
 impl MirrorFs {
+    /// As [`Self::look_up`]; `None` is "nothing there", for the kernel to remember.
+    pub(super) fn look_up_or_nothing(
+        &self,
+        parent: INodeNo,
+        bytes: &OsStr,
+    ) -> Result<Option<(Arc<Node>, Stat)>> {
+        match self.look_up(parent, bytes) {
+            Err(Errno::NOENT) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    pub(super) fn read_target(&self, ino: INodeNo) -> Result<Vec<u8>> {
+        self.source.read_link(&self.node(ino)?)
+    }
+
     pub(super) fn look_up(&self, parent: INodeNo, bytes: &OsStr) -> Result<(Arc<Node>, Stat)> {
         let (parent, name) = (self.node(parent)?, name(bytes)?);
         let stat = self.source.lookup(&parent, &name)?;

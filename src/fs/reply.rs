@@ -73,7 +73,7 @@ pub(super) fn attributes(id: u64, stat: &Stat) -> FileAttr {
 }
 
 /// A device number in the kernel's own 32-bit packing (`new_encode_dev`): what FUSE carries.
-fn kernel_rdev(rdev: u64) -> u32 {
+pub(super) fn kernel_rdev(rdev: u64) -> u32 {
     let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }

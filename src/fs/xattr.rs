@@ -18,12 +18,9 @@ pub(super) enum Value {
 }
 
 /// Answers both kinds of call.
-pub(super) fn answer(reply: ReplyXattr, room: u32, value: Result<Value>) {
+pub(super) fn answer(reply: ReplyXattr, value: Result<Value>) {
     match value {
         Ok(Value::Size(bytes)) => reply.size(u32::try_from(bytes).unwrap_or(u32::MAX)),
-        Ok(Value::Bytes(bytes)) if bytes.len() > room as usize => {
-            reply.error(fuser::Errno::ERANGE);
-        }
         Ok(Value::Bytes(bytes)) => reply.data(&bytes),
         Err(errno) => reply.error(reply::errno(errno)),
     }
@@ -56,11 +53,11 @@ impl MirrorFs {
             .flat_map(|n| n.to_bytes_with_nul())
             .copied()
             .collect();
-        Ok(if room == 0 {
-            Value::Size(list.len())
-        } else {
-            Value::Bytes(list)
-        })
+        match room as usize {
+            0 => Ok(Value::Size(list.len())),
+            room if list.len() > room => Err(Errno::RANGE),
+            _ => Ok(Value::Bytes(list)),
+        }
     }
 
     pub(super) fn set_xattr(

@@ -126,6 +126,12 @@ pub struct Report {
     /// What was asked of the disks through it.
     #[serde(default)]
     pub io_counters: std::collections::BTreeMap<String, u64>,
+    /// How requests reach us: `io_uring` or `device`.
+    #[serde(default)]
+    pub transport: String,
+    /// Why not through rings.
+    #[serde(default)]
+    pub transport_reason: Option<String>,
     /// Whether PRIMARY may also change behind the mount.
     #[serde(default)]
     pub shared_primary: bool,

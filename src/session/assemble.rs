@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
-//! Putting the house together: two roots, their stamps, two trees, a lane, the mirror, and what
-//! `status` says of them.
+//! Putting the house together: two roots, their stamps, two trees, a lane, the mirror.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,27 +11,25 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion};
-use super::control::Controlled;
+use super::keeper::{Heard, Keeper};
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
+use super::transport::Transport;
 use crate::fs::{Caching, MirrorFs};
-use crate::metrics::Requests;
 use crate::mirror::attach::decide::{Asked, Typed};
-use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::{self, AttachError, Attached, Options};
-use crate::mirror::failure::{Named, errno_name, show_path};
+use crate::mirror::failure::{Named, show_path};
 use crate::mirror::lane::Lane;
 use crate::mirror::replica::{self, Fault};
-use crate::mirror::report::{Primary, Reason, Replica, Report, Scan};
+use crate::mirror::report::Scan;
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
-use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
-use crate::uring::{Buffers, Engine, Rung, Wish};
+use crate::uring::{Buffers, Engine, Wish};
 
 /// The most that buffers for what waits may take, in bytes; what more may wait is kept apart.
 const BUFFERS_MAX: u64 = 4 << 30;
@@ -54,6 +50,8 @@ pub(super) struct House {
     pub(super) fs: MirrorFs,
     /// What the session talks to.
     pub(super) keeper: Arc<Keeper>,
+    /// How requests come to be asked.
+    pub(super) transport: Transport,
 }
 
 /// Opens both trees, attaches them (seeding, comparing or repairing as asked) and builds the
@@ -160,10 +158,19 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         writeback: config.cache == Cache::Writeback,
     };
     let fs = MirrorFs::new(source, mirror.clone(), nodes, caching);
-    let counters = (fs.requests(), cache);
-    let keeper = Keeper::new(config, mirror, &attached, scan, counters, engine);
-    let keeper = Arc::new(keeper);
-    Ok(House { fs, keeper })
+    let transport = Transport::default();
+    let heard = Heard {
+        mirror,
+        requests: fs.requests(),
+        cache,
+        engine,
+        transport: transport.clone(),
+    };
+    Ok(House {
+        fs,
+        keeper: Arc::new(Keeper::new(config, heard, &attached, scan)),
+        transport,
+    })
 }
 
 /// Starts one of the mirror's own threads.
@@ -374,181 +381,5 @@ impl Record for Attached {
             return Err("the replica failed and no note of it could be made".to_owned());
         }
         self.close_clean().map_err(|failure| failure.to_string())
-    }
-}
-
-/// What the session asks of the mirror, answered from the mirror's own counts.
-pub(super) struct Keeper {
-    mirror: Arc<Mirror>,
-    /// What does not change while mounted.
-    frame: Report,
-    mountpoint: String,
-    requests: Arc<Requests>,
-    cache: Arc<StatCache>,
-    engine: Arc<Engine>,
-}
-
-impl Keeper {
-    fn new(
-        config: &MountConfig,
-        mirror: Arc<Mirror>,
-        attached: &Attached,
-        scan: Option<Scan>,
-        (requests, cache): (Arc<Requests>, Arc<StatCache>),
-        engine: Arc<Engine>,
-    ) -> Self {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let ahead = config.mode == When::Async;
-        let fsync = match config.fsync {
-            Fsync::Both => "both",
-            Fsync::Primary => "primary",
-        };
-        let frame = Report {
-            mirror: text(&config.mountpoint.path),
-            id: attached.id.to_string(),
-            state: MirrorState::InSync,
-            mode: if ahead { "async" } else { "sync" }.to_owned(),
-            fsync: ahead.then(|| fsync.to_owned()),
-            max_lag_bytes: ahead.then_some(config.max_lag),
-            epoch: attached.epoch(),
-            epoch_before: None,
-            reason: None,
-            action: None,
-            primary: Primary {
-                path: text(&config.primary.typed),
-                state: "online".to_owned(),
-                written_bytes: 0,
-                errors: 0,
-            },
-            replicas: vec![Replica {
-                path: text(&config.replicas[0].place.typed),
-                state: ReplicaState::InSync.word().to_owned(),
-                carrier: "inline".to_owned(),
-                lag_ops: 0,
-                lag_bytes: 0,
-                lag_ms: 0,
-                dirty_files: 0,
-                dirty_bytes: 0,
-                resync_files_opened: 0,
-                written_bytes: 0,
-                errors: 0,
-            }],
-            scan,
-            mounted_since: clock::now().tv_sec,
-            pid: std::process::id(),
-            io: "threads".to_owned(),
-            io_reason: None,
-            io_counters: BTreeMap::new(),
-            shared_primary: config.shared_primary,
-            cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
-            requests: BTreeMap::new(),
-            stat_cache: None,
-        };
-        Self {
-            mirror,
-            frame,
-            mountpoint: text(&config.mountpoint.typed),
-            requests,
-            cache,
-            engine,
-        }
-    }
-
-    /// Why it is degraded, and what to do about it.
-    fn explain(&self, report: &mut Report, degraded: &Degraded) {
-        let replica = &mut report.replicas[0];
-        let state = match degraded.id {
-            Id::ReplicaFailed => ReplicaState::Failed,
-            Id::PulledAhead => ReplicaState::Behind,
-            _ => ReplicaState::Missing,
-        };
-        state.word().clone_into(&mut replica.state);
-        report.state = MirrorState::of([state]);
-        let errno = degraded.fault.errno;
-        let doing = &degraded.fault.doing;
-        let text = match (state, errno) {
-            (ReplicaState::Failed, Some(errno)) => format!(
-                "The replica stopped taking writes at {{since}}: {}.\n\
-                 Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies. It happened during: {doing}",
-                Named(errno)
-            ),
-            (ReplicaState::Behind, _) => {
-                "The replica was left behind at {since}, when max-lag was \
-                 reached (on-congestion=pull-ahead).\n\
-                 Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies."
-                    .to_owned()
-            }
-            _ => format!(
-                "Mounted without the replica: {doing}\n\
-                 Changes are on the primary only."
-            ),
-        };
-        let cure = match errno {
-            Some(Errno::NOSPC | Errno::DQUOT) => format!("Free space under {}", replica.path),
-            Some(Errno::ROFS) => format!("Make {} writable", replica.path),
-            _ => format!("See what is wrong with {}", replica.path),
-        };
-        report.action = Some(format!(
-            "{cure}, then: mirrorfs umount {at}\n\
-             and mount again with --adopt, which makes the replica equal.",
-            at = self.mountpoint
-        ));
-        report.reason = Some(Reason {
-            id: degraded.id.to_string(),
-            errno: errno.and_then(errno_name).map(str::to_owned),
-            text,
-            since: degraded.since,
-        });
-    }
-}
-
-impl Controlled for Keeper {
-    fn report(&self) -> Report {
-        let mut report = self.frame.clone();
-        let lag = self.mirror.lag();
-        let health = self.mirror.health();
-        report.epoch = health.epoch;
-        report.epoch_before = health.epoch_before;
-        let (bytes, errors) = self.mirror.primary_counts();
-        report.primary.written_bytes = bytes;
-        report.primary.errors = errors;
-        let (bytes, errors) = self.mirror.replica_counts();
-        let replica = &mut report.replicas[0];
-        replica.written_bytes = bytes;
-        replica.errors = errors;
-        self.mirror.carrier().clone_into(&mut replica.carrier);
-        replica.lag_ops = lag.ops;
-        replica.lag_bytes = lag.bytes;
-        replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);
-        report.requests = self.requests.by_name();
-        report.stat_cache = Some(self.cache.counts());
-        let (rung, why) = self.engine.stand();
-        let io = if rung == Rung::Threads {
-            "threads"
-        } else {
-            "io_uring"
-        };
-        io.clone_into(&mut report.io);
-        report.io_reason = why;
-        report.io_counters = self.engine.counters().by_name();
-        if let Some(degraded) = &health.degraded {
-            self.explain(&mut report, degraded);
-        }
-        report
-    }
-
-    fn drain(&self) -> Result<(), String> {
-        self.mirror.settle_now();
-        Ok(())
-    }
-
-    fn close(&self) {
-        self.mirror.drain();
-    }
-
-    fn finish(&self) -> Result<(), String> {
-        self.mirror.close()
     }
 }

@@ -11,6 +11,7 @@ mod check;
 pub mod config;
 pub mod control;
 mod fusermount;
+mod keeper;
 mod limits;
 pub mod log;
 pub mod mountpoint;
@@ -19,13 +20,14 @@ mod place;
 pub mod refusal;
 mod serve;
 pub mod signals;
+mod transport;
 
 use assemble::{House, assemble};
 use background::Ready;
 use config::MountConfig;
 pub use control::Controlled;
 pub use refusal::Refusal;
-pub use serve::serve;
+use serve::{Session, serve};
 use signals::Signals;
 
 /// The exit code of a second signal: mount(8)'s "interrupted".
@@ -44,8 +46,17 @@ pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), 
         }
     }
     limits::raise();
-    let House { fs, keeper } = assemble(config, signals)?;
-    serve(config, signals, fs, keeper, workers(), || ready.announce())
+    let House {
+        fs,
+        keeper,
+        transport,
+    } = assemble(config, signals)?;
+    let session = Session {
+        fs,
+        transport,
+        threads: workers(),
+    };
+    serve(config, signals, session, keeper, || ready.announce())
 }
 
 /// Threads that answer the kernel. A request may wait for a disk, so there are more than

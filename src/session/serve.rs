@@ -2,18 +2,20 @@
 //! Serving a mount: from the made file system to the last word.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::EXIT_INTERRUPTED;
-use super::config::{Cache, MountConfig};
+use super::config::{Cache, Io, MountConfig};
 use super::control::{Controlled, Handler, Server};
 use super::limits;
 use super::mountpoint::{Mounted, Prepared, Unmount};
 use super::notify::notify;
 use super::refusal::{Kind, Refusal};
 use super::signals::{Signals, Wish};
+use super::transport::Transport;
 use crate::fs::MirrorFs;
 use crate::mirror::report::Report;
 use crate::sys::files;
@@ -44,7 +46,15 @@ enum Event {
     },
 }
 
-/// Mounts `fs` and serves it until it is unmounted.
+/// What answers the kernel, and how requests reach it.
+pub(super) struct Session {
+    pub(super) fs: MirrorFs,
+    pub(super) transport: Transport,
+    /// Threads on `/dev/fuse`.
+    pub(super) threads: usize,
+}
+
+/// Mounts a file system and serves it until it is unmounted.
 ///
 /// Order: the file system is made, handshake, workers, attached, control socket, `on_ready`. At the
 /// end: `control.drain()`, unmount, `control.finish()`, the socket goes away. A plain umount(8)
@@ -53,12 +63,11 @@ enum Event {
 ///
 /// # Errors
 /// Why it could not be mounted, or did not end well.
-pub fn serve(
+pub(super) fn serve(
     config: &MountConfig,
     signals: &Signals,
-    fs: MirrorFs,
+    session: Session,
     control: Arc<dyn Controlled>,
-    threads: usize,
     on_ready: impl FnOnce(),
 ) -> Result<(), Refusal> {
     if signals.stopping() {
@@ -70,7 +79,7 @@ pub fn serve(
         .device
         .try_clone()
         .map_err(|e| Refusal::from_io("cannot keep /dev/fuse", &e))?;
-    let shaken = start_session(fs, device, threads, events.clone())
+    let shaken = start_session(session, device, config.io, events.clone())
         .and_then(|()| await_handshake(&arriving, config.ready_timeout));
     if let Err(no) = shaken {
         prepared.give_up();
@@ -143,23 +152,36 @@ fn announce(config: &MountConfig, report: &Report) {
 
 /// The FUSE session on a thread of its own: handshake, then its workers until the unmount.
 fn start_session(
-    fs: MirrorFs,
-    device: std::os::fd::OwnedFd,
-    threads: usize,
+    session: Session,
+    device: OwnedFd,
+    io: Io,
     events: Sender<Event>,
 ) -> Result<(), Refusal> {
+    let Session {
+        fs,
+        transport,
+        threads,
+    } = session;
     let mut options = fuser::Config::default();
     options.n_threads = Some(threads.max(1));
     // Who may ask is the kernel's business (allow_other, default_permissions).
     options.acl = fuser::SessionACL::All;
     let kernel = fs.kernel();
+    let for_rings = device
+        .try_clone()
+        .map_err(|e| Refusal::from_io("cannot keep /dev/fuse", &e))?;
     let run = move || {
         let acl = fuser::SessionACL::All;
+        let queues = transport.prepare(io, for_rings, &fs);
         let done = fuser::Session::from_fd(fs, device, acl, options).and_then(|session| {
             kernel.connect(session.notifier());
+            let queues = transport.begin(queues, &kernel);
             // If nobody listens the mount was given up and the next read ends.
             drop(events.send(Event::Shaken));
-            session.run()
+            let done = session.run();
+            // What is under way there ends before the copies are called complete.
+            drop(queues);
+            done
         });
         drop(events.send(Event::Ended(done)));
     };

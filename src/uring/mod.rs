@@ -13,6 +13,7 @@
 mod buffer;
 mod chain;
 mod counters;
+pub mod fuse;
 mod io;
 mod kernel;
 mod probe;

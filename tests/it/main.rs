@@ -30,5 +30,6 @@ mod semantics;
 mod shared;
 mod stat_cache;
 mod support;
+mod transport;
 mod workloads;
 mod writeback;

@@ -6,6 +6,7 @@ pub(crate) mod compare;
 pub(crate) mod ground;
 pub(crate) mod image;
 pub(crate) mod mount;
+pub(crate) mod rings;
 pub(crate) mod rng;
 pub(crate) mod run;
 pub(crate) mod sys;

@@ -18,9 +18,24 @@ pub(crate) struct Tampered(Guarded);
 impl Tampered {
     /// Attaches with these expressions (`-e`) and waits until every thread is held.
     pub(crate) fn with(mount: &TestMount, words: &[&str]) -> Self {
+        Self::attach(mount, &["-f", "-p", &mount.pid().to_string()], "", words)
+    }
+
+    /// As [`Self::with`], but only the threads whose names begin like this.
+    pub(crate) fn threads(mount: &TestMount, names: &str, words: &[&str]) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", mount.pid())).expect("daemon");
+        let theirs = tasks.flatten().filter(|task| is_named(&task.path(), names));
+        let ids: Vec<_> = theirs
+            .flat_map(|task| ["-p".to_owned(), task.file_name().display().to_string()])
+            .collect();
+        let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+        Self::attach(mount, &ids, names, words)
+    }
+
+    fn attach(mount: &TestMount, whom: &[&str], names: &str, words: &[&str]) -> Self {
         let log = mount.scratch.join("strace.log");
         let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-p", &mount.pid().to_string(), "-o"]);
+        command.args(whom).args(["-qq", "-o"]);
         command.arg(&log).args(words);
         let child = command.stdin(Stdio::null()).spawn().expect("strace");
         let mut tampered = Self(Guarded(child));
@@ -32,7 +47,10 @@ impl Tampered {
             let ended = tampered.0.0.try_wait().expect("wait");
             assert!(ended.is_none(), "strace {words:?} ended: {ended:?}");
             let tasks = std::fs::read_dir(format!("/proc/{}/task", mount.pid())).expect("daemon");
-            tasks.flatten().all(|task| traced(task.path()))
+            tasks
+                .flatten()
+                .filter(|task| is_named(&task.path(), names))
+                .all(|task| traced(task.path()))
         });
         tampered
     }
@@ -52,6 +70,11 @@ impl Tampered {
         let trace = "trace=fsync,fdatasync";
         Self::with(mount, &["-e", trace, "-e", inject, "-P", path])
     }
+}
+
+fn is_named(task: &Path, beginning: &str) -> bool {
+    let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+    name.starts_with(beginning)
 }
 
 impl Drop for Tampered {

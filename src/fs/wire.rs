@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT
+//! The second thin wire: requests as the bytes of the FUSE protocol, for a transport that has no
+//! fuser in front of it.
+//!
+//! It does what the callbacks of fuser in the parent do, with the same inner methods: decode, ask,
+//! encode. What a request means is written down in neither of the two. Offsets and numbers are
+//! those of include/uapi/linux/fuse.h, in the byte order of the machines we run on.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use fuser::{INodeNo, RenameFlags};
+
+use super::{MirrorFs, entry, node, xattr};
+use crate::store::Time;
+use crate::sys::creds::{Caller, Needs};
+use crate::sys::{Errno, Result};
+
+mod encode;
+mod opcode;
+
+use encode::{Answer, Room};
+
+/// A request as it came. What comes in is taken out of `payload` before the answer goes in.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// `fuse_in_header`.
+    pub header: &'a [u8; 40],
+    /// The fixed arguments of the operation, from the beginning; what it does not use is anything.
+    pub arguments: &'a [u8; 128],
+    /// Names and data, `bytes` of them; and the room for the answer.
+    pub payload: &'a mut [u8],
+    /// How much of `payload` is of the request.
+    pub bytes: usize,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let four = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    four.map_or(0, |four| u32::from_le_bytes(*four))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let eight = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    eight.map_or(0, |eight| u64::from_le_bytes(*eight))
+}
+
+/// The next string of a payload, without the zero byte behind it.
+fn string<'a>(payload: &mut &'a [u8]) -> Result<&'a OsStr> {
+    let end = payload.iter().position(|&b| b == 0).ok_or(Errno::INVAL)?;
+    let text = OsStr::from_bytes(&payload[..end]);
+    *payload = &payload[end + 1..];
+    Ok(text)
+}
+
+/// What is asked, of which node, by whom.
+struct Question<'a> {
+    opcode: u32,
+    ino: INodeNo,
+    caller: Caller,
+    arguments: &'a [u8; 128],
+}
+
+impl Question<'_> {
+    fn u32(&self, at: usize) -> u32 {
+        u32_at(self.arguments, at)
+    }
+
+    fn i32(&self, at: usize) -> i32 {
+        self.u32(at).cast_signed()
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        u64_at(self.arguments, at)
+    }
+
+    fn node(&self, at: usize) -> INodeNo {
+        INodeNo(self.u64(at))
+    }
+
+    fn changing(&self) -> Needs {
+        entry::changing(self.caller)
+    }
+
+    /// With the umask at an offset of the arguments.
+    fn creating(&self, umask: usize) -> Needs {
+        entry::creating(self.caller, self.u32(umask))
+    }
+
+    /// `fuse_setattr_in`.
+    fn change(&self) -> node::Change {
+        let valid = self.u32(0);
+        let given = |bit: u32| valid & (1 << bit) != 0;
+        let time = |seconds: usize, nanos: usize| Time {
+            seconds: self.u64(seconds).cast_signed(),
+            nanos: self.u32(nanos),
+        };
+        let now = node::now();
+        let resolve = |asked: bool, is_now, sent| asked.then_some(if is_now { now } else { sent });
+        node::Change {
+            mode: given(0).then(|| self.u32(68)),
+            uid: given(1).then(|| self.u32(76)),
+            gid: given(2).then(|| self.u32(80)),
+            size: given(3).then(|| self.u64(16)),
+            times: (
+                resolve(given(4), given(7), time(32, 56)),
+                resolve(given(5), given(8), time(40, 60)),
+            ),
+        }
+    }
+}
+
+impl MirrorFs {
+    /// Answers one request: 0 or a negated errno, and how many bytes of the payload are the answer.
+    pub fn answer(&self, request: Incoming<'_>) -> (i32, usize) {
+        let header = request.header;
+        let question = Question {
+            opcode: u32_at(header, 4),
+            ino: INodeNo(u64_at(header, 16)),
+            caller: Caller {
+                uid: u32_at(header, 24),
+                gid: u32_at(header, 28),
+                pid: u32_at(header, 32),
+            },
+            arguments: request.arguments,
+        };
+        if let Some(asked) = opcode::counted(question.opcode) {
+            self.requests.count(asked);
+        }
+        let bytes = request.bytes.min(request.payload.len());
+        match self.decode(&question, request.payload, bytes) {
+            Ok(bytes) => (0, bytes),
+            Err(errno) => (-errno.raw_os_error(), 0),
+        }
+    }
+
+    /// Takes a name away. What lost its last one keeps descriptors until FORGET, which comes to other
+    /// threads: names may go faster than those get to it. Then this waits instead of failing with
+    /// `ENFILE`, which says that nothing has happened yet. On `/dev/fuse` the kernel hands FORGETs to
+    /// the very threads that remove names, and in between, so there is nothing to wait for.
+    fn patiently(&self, remove: impl Fn() -> Result<()>) -> Result<()> {
+        loop {
+            let before = self.forgets.seen();
+            match remove() {
+                Err(Errno::NFILE) if self.forgets.wait_beyond(before) => {}
+                removed => return removed,
+            }
+        }
+    }
+
+    /// Decodes, asks and encodes; answers the length of the answer.
+    fn decode(&self, q: &Question<'_>, payload: &mut [u8], bytes: usize) -> Result<usize> {
+        let mut sent = &payload[..bytes];
+        let ino = q.ino;
+        match q.opcode {
+            opcode::LOOKUP => {
+                let found = self.look_up_or_nothing(ino, string(&mut sent)?)?;
+                Ok(match found {
+                    None => Room(payload).nothing(self.caching),
+                    Some(found) => Room(payload).entry(self.caching, &found),
+                })
+            }
+            opcode::GETATTR => {
+                let found = self.get_attributes(ino)?;
+                Ok(Room(payload).attributes(self.caching, &found))
+            }
+            opcode::SETATTR => {
+                let found = self.set_attributes(q.caller, ino, &q.change())?;
+                Ok(Room(payload).attributes(self.caching, &found))
+            }
+            opcode::READLINK => Room(payload).bytes(&self.read_target(ino)?),
+            opcode::SYMLINK => {
+                let (name, target) = (string(&mut sent)?, string(&mut sent)?);
+                let made = self.make_symlink(q.changing(), ino, name, target)?;
+                Ok(Room(payload).entry(self.caching, &made))
+            }
+            opcode::MKNOD => {
+                let (mode, rdev) = (q.u32(0), q.u32(4));
+                let made = self.make_node(q.creating(8), ino, string(&mut sent)?, mode, rdev)?;
+                Ok(Room(payload).entry(self.caching, &made))
+            }
+            opcode::MKDIR => {
+                let made = self.make_dir(q.creating(4), ino, string(&mut sent)?, q.u32(0))?;
+                Ok(Room(payload).entry(self.caching, &made))
+            }
+            opcode::UNLINK | opcode::RMDIR => {
+                let (name, dir) = (string(&mut sent)?, q.opcode == opcode::RMDIR);
+                done(self.patiently(|| self.remove(q.changing(), ino, name, dir)))
+            }
+            opcode::RENAME | opcode::RENAME2 => {
+                let flags = match q.opcode {
+                    opcode::RENAME2 => RenameFlags::from_bits_retain(q.u32(8)),
+                    _ => RenameFlags::empty(),
+                };
+                let from = (ino, string(&mut sent)?);
+                let to = (q.node(0), string(&mut sent)?);
+                done(self.patiently(|| self.rename_entry(q.changing(), from, to, flags)))
+            }
+            opcode::LINK => {
+                let made = self.link_node(q.changing(), q.node(0), ino, string(&mut sent)?)?;
+                Ok(Room(payload).entry(self.caching, &made))
+            }
+            opcode::CREATE => {
+                let (flags, mode) = (q.i32(0), q.u32(4));
+                let name = string(&mut sent)?;
+                let made = self.create_file(q.creating(8), ino, name, mode, flags)?;
+                Ok(Room(payload).created(self.caching, &made, self.is_direct(flags)))
+            }
+            opcode::READ => {
+                let size = payload.len().min(q.u32(16) as usize);
+                self.read_file(ino, q.u64(8), &mut payload[..size])
+            }
+            opcode::WRITE => {
+                let data = sent.get(..q.u32(16) as usize).ok_or(Errno::INVAL)?;
+                let kill = q.u32(20) & WRITE_KILL_SUIDGID != 0;
+                let open_flags = q.i32(32);
+                let written =
+                    self.write_file(q.changing(), ino, q.u64(8), data, kill, open_flags)?;
+                Ok(Room(payload).written(written))
+            }
+            opcode::FSYNC | opcode::FSYNCDIR => {
+                done(self.sync_node(ino, q.u32(8) & FSYNC_DATA_ONLY != 0))
+            }
+            opcode::FALLOCATE => {
+                done(self.allocate(q.changing(), ino, q.u64(8), q.u64(16), q.i32(24)))
+            }
+            opcode::COPY_FILE_RANGE => {
+                let (from, to) = ((ino, q.u64(8)), (q.node(16), q.u64(32)));
+                let copied = self.copy_range(q.changing(), from, to, q.u64(40))?;
+                Ok(Room(payload).written(copied))
+            }
+            opcode::LSEEK => {
+                let found = self.seek(ino, q.u64(8).cast_signed(), q.i32(16))?;
+                Ok(Room(payload).offset(found))
+            }
+            opcode::READDIR => {
+                let mut answer = Answer::new(payload, q.u32(16));
+                self.list(ino, q.u64(8), &mut |listed| answer.listed(listed))?;
+                Ok(answer.len())
+            }
+            opcode::READDIRPLUS => {
+                let mut answer = Answer::new(payload, q.u32(16));
+                self.list_with_attributes(ino, q.u64(8), &mut |listed, stat| {
+                    answer.listed_with_attributes(self.caching, listed, stat)
+                })?;
+                Ok(answer.len())
+            }
+            opcode::STATFS => Ok(Room(payload).space(&self.mirror.space()?)),
+            opcode::SETXATTR => {
+                let (size, flags) = (q.u32(0) as usize, q.i32(4));
+                let name = string(&mut sent)?;
+                let value = sent.get(..size).ok_or(Errno::INVAL)?;
+                done(self.set_xattr(q.caller, ino, name, value, flags))
+            }
+            opcode::GETXATTR => {
+                let value = self.get_xattr(ino, string(&mut sent)?, q.u32(0))?;
+                value_into(payload, &value)
+            }
+            opcode::LISTXATTR => {
+                let value = self.list_xattr(q.caller, ino, q.u32(0))?;
+                value_into(payload, &value)
+            }
+            opcode::REMOVEXATTR => done(self.remove_xattr(q.changing(), ino, string(&mut sent)?)),
+            opcode::IOCTL if q.u32(8) & IOCTL_UNRESTRICTED == 0 => {
+                let data = sent.get(..q.u32(24) as usize).ok_or(Errno::INVAL)?;
+                let told = self.control(q.changing(), ino, q.u32(12), data)?;
+                Room(payload).control(&told)
+            }
+            // Nothing is kept for a handle, and the end needs no preparation.
+            opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Ok(0),
+            // OPEN, OPENDIR and FLUSH (decision 1), and all that we do not know.
+            _ => Err(Errno::NOSYS),
+        }
+    }
+}
+
+/// `FUSE_WRITE_KILL_SUIDGID`.
+const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// `FUSE_FSYNC_FDATASYNC`.
+const FSYNC_DATA_ONLY: u32 = 1;
+/// `FUSE_IOCTL_UNRESTRICTED`.
+const IOCTL_UNRESTRICTED: u32 = 1 << 1;
+
+fn done(done: Result<()>) -> Result<usize> {
+    done.map(|()| 0)
+}
+
+fn value_into(payload: &mut [u8], value: &xattr::Value) -> Result<usize> {
+    match value {
+        xattr::Value::Size(bytes) => Ok(Room(payload).written(*bytes)),
+        xattr::Value::Bytes(bytes) => Room(payload).bytes(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests;
