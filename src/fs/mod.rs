@@ -64,8 +64,15 @@ pub struct MirrorFs {
 /// How many FORGETs have come, for whoever needs the room that they make.
 #[derive(Debug, Default)]
 struct Forgets {
-    seen: Mutex<u64>,
+    count: Mutex<Count>,
     came: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    seen: u64,
+    /// Somebody waited in vain since the last one.
+    in_vain: bool,
 }
 
 impl Forgets {
@@ -73,22 +80,27 @@ impl Forgets {
     const PATIENCE: Duration = Duration::from_millis(500);
 
     fn one_more(&self) {
-        *self.seen.lock() += 1;
+        let mut count = self.count.lock();
+        count.seen += 1;
+        count.in_vain = false;
+        drop(count);
         self.came.notify_all();
     }
 
     fn seen(&self) -> u64 {
-        *self.seen.lock()
+        self.count.lock().seen
     }
 
-    /// Waits for one more than `before`; false if none comes.
+    /// Waits for one more than `before`; false if none comes, at once where the last one who waited
+    /// did so in vain.
     fn wait_beyond(&self, before: u64) -> bool {
-        let mut seen = self.seen.lock();
-        let none = |seen: &mut u64| *seen == before;
-        !self
-            .came
-            .wait_while_for(&mut seen, none, Self::PATIENCE)
-            .timed_out()
+        let mut count = self.count.lock();
+        let none = |count: &mut Count| count.seen == before && !count.in_vain;
+        let waited = self.came.wait_while_for(&mut count, none, Self::PATIENCE);
+        if waited.timed_out() && count.seen == before {
+            count.in_vain = true;
+        }
+        count.seen != before
     }
 }
 

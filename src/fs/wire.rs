@@ -8,6 +8,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 use fuser::{INodeNo, RenameFlags};
 
@@ -138,10 +139,12 @@ impl MirrorFs {
     /// `ENFILE`, which says that nothing has happened yet. On `/dev/fuse` the kernel hands FORGETs to
     /// the very threads that remove names, and in between, so there is nothing to wait for.
     fn patiently(&self, remove: impl Fn() -> Result<()>) -> Result<()> {
+        let limit = Instant::now() + TRYING;
         loop {
             let before = self.forgets.seen();
             match remove() {
-                Err(Errno::NFILE) if self.forgets.wait_beyond(before) => {}
+                Err(Errno::NFILE) if Instant::now() < limit && self.forgets.wait_beyond(before) => {
+                }
                 removed => return removed,
             }
         }
@@ -273,6 +276,8 @@ impl MirrorFs {
     }
 }
 
+/// How long a name may take to go: others may have the files open that were removed before.
+const TRYING: Duration = Duration::from_secs(10);
 /// `FUSE_WRITE_KILL_SUIDGID`.
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `FUSE_FSYNC_FDATASYNC`.
