@@ -239,6 +239,10 @@ def contestant(name, binary, against, libfuse):
         "passthrough_ll": lambda: Child(
             name, [ll, "-f", "-o", "source={primary},allow_other", "{mountpoint}"],
             "libfuse's example, one copy"),
+        "passthrough_ll-checks": lambda: Child(
+            name, [ll, "-f", "-o", "source={primary},allow_other,default_permissions",
+                   "{mountpoint}"],
+            "the same with permissions checked, without which anybody may do anything in it"),
         "passthrough_ll-wb": lambda: Child(
             name, [ll, "-f", "-o", "source={primary},allow_other,writeback,cache=always",
                    "{mountpoint}"],
