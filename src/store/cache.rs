@@ -6,7 +6,7 @@
 //! not by their node: answers outlive FORGET, after which the kernel asks for all of them again.
 //!
 //! What is kept is true because the primary changes only through the mount (decision 1), and
-//! because [`Cache::change`] takes away whatever an op may change before it begins. A question
+//! because `Cache::change` takes away whatever an op may change before it begins. A question
 //! that was put before or during a change must not leave its answer behind after it:
 //!
 //! ```text
