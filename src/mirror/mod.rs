@@ -457,10 +457,7 @@ impl Mirror {
     /// The copies may differ, and not because of the replica.
     fn doubt(&self, errno: Errno, doing: String) {
         if self.lane.is_open() {
-            self.fail(Fault {
-                errno: Some(errno),
-                doing,
-            });
+            self.fail(Fault::new(errno, doing));
         }
     }
 
@@ -639,10 +636,10 @@ impl Mirror {
 /// The replica cannot follow what the primary does not tell.
 fn unreadable(errno: Errno, what: &str, node: &Node) -> Fault {
     let path = node.display_path();
-    Fault {
-        errno: Some(errno),
-        doing: format!("the primary could not tell the {what} of {path}"),
-    }
+    Fault::new(
+        errno,
+        format!("the primary could not tell the {what} of {path}"),
+    )
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! to. Short writes are continued, a new object that came out different is a failure, and every
 //! failure says what was being done to what.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +26,15 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// A call that answered `errno`.
+    #[must_use]
+    pub fn new(errno: Errno, doing: String) -> Self {
+        Self {
+            errno: Some(errno),
+            doing,
+        }
+    }
+
     /// The page of the manual.
     #[must_use]
     pub fn id(&self) -> Id {
@@ -84,7 +94,7 @@ impl Replica {
                 node,
                 offset,
                 appending,
-            } => self.write(op, node, *offset, *appending, primary.written),
+            } => self.write(op, node, *offset, *appending, 0..primary.written),
             Action::CopyRange {
                 from,
                 from_offset,
@@ -97,14 +107,15 @@ impl Replica {
                 .apply(op)
                 .and_then(|applied| self.adopt(primary, applied)),
         };
-        let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
-        match done {
+        match self.and_behind(done) {
             Err(errno) if self.does_without(op, errno) => Ok(()),
-            done => done.map_err(|errno| Fault {
-                errno: Some(errno),
-                doing: describe(op),
-            }),
+            done => done.map_err(|errno| Fault::new(errno, describe(op))),
         }
+    }
+
+    /// What came of a call, and of anything that ran behind it.
+    fn and_behind(&self, done: Result<()>) -> Result<()> {
+        done.and_then(|()| self.target.fault().map_or(Ok(()), Err))
     }
 
     /// Carries out a write while `primary` runs, then whatever is left of what the primary took.
@@ -126,46 +137,22 @@ impl Replica {
             (Ok(written), _) => written,
             // Two full disks, or a file that is locked on both (`chattr +i`).
             (Err(errno), Err(refused)) if errno == refused => 0,
-            (Err(errno), _) => {
-                return Err(Fault {
-                    errno: Some(errno),
-                    doing: describe(op),
-                });
-            }
+            (Err(errno), _) => return Err(Fault::new(errno, describe(op))),
         };
         self.written_bytes
             .fetch_add(written as u64, Ordering::Relaxed);
         let wanted = wanted.unwrap_or(0);
-        if let Action::Write {
-            node,
-            offset,
-            appending,
-        } = &op.action
-            && written < wanted
-        {
-            let action = Action::Write {
-                node: node.clone(),
-                offset: offset + written as u64,
-                appending: *appending,
-            };
-            let rest = Op {
-                needs: op.needs,
-                action,
-                data: &op.data[written..wanted],
-            };
-            let all = Done {
-                written: rest.data.len(),
-                made: None,
-            };
-            self.follow(&rest, &all)?;
-            return Ok(wanted);
-        }
-        match self.target.fault() {
-            None => Ok(written),
-            Some(errno) => Err(Fault {
-                errno: Some(errno),
-                doing: describe(op),
-            }),
+        let rest = match &op.action {
+            Action::Write {
+                node,
+                offset,
+                appending,
+            } if written < wanted => self.write(op, node, *offset, *appending, written..wanted),
+            _ => Ok(()),
+        };
+        match self.and_behind(rest) {
+            Ok(()) => Ok(written.max(wanted)),
+            Err(errno) => Err(Fault::new(errno, describe(op))),
         }
     }
 
@@ -181,13 +168,12 @@ impl Replica {
         let (done, end) = self.target.write_chain(needs, pieces);
         let bytes = pieces[..done].iter().map(|piece| piece.data.len() as u64);
         self.written_bytes.fetch_add(bytes.sum(), Ordering::Relaxed);
-        let end = end.and_then(|()| self.target.fault().map_or(Ok(()), Err));
-        let end = end.map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: match pieces.get(done) {
+        let end = self.and_behind(end).map_err(|errno| {
+            let doing = match pieces.get(done) {
                 Some(piece) => format!("write to {}", piece.node.display_path()),
                 None => "large writes".to_owned(),
-            },
+            };
+            Fault::new(errno, doing)
         });
         (done, end)
     }
@@ -229,25 +215,28 @@ impl Replica {
         self.target.set_times(node, times.0, times.1)
     }
 
-    /// Writes `length` bytes of the op's data: what the primary took in one call, the replica
-    /// takes in as many as it needs.
+    /// Writes a part of the op's data: what the primary took in one call, the replica takes in as
+    /// many as it needs. `offset` is that of the whole.
     fn write(
         &self,
         op: &Op<'_>,
         node: &Arc<Node>,
         offset: u64,
         appending: bool,
-        length: usize,
+        part: Range<usize>,
     ) -> Result<()> {
-        let data = &op.data[..length.min(op.data.len())];
-        self.fully(data.len(), |done| Op {
-            needs: op.needs,
-            action: Action::Write {
-                node: node.clone(),
-                offset: offset + done as u64,
-                appending,
-            },
-            data: &data[done..],
+        let end = part.end.min(op.data.len());
+        self.fully(end - part.start, |done| {
+            let from = part.start + done;
+            Op {
+                needs: op.needs,
+                action: Action::Write {
+                    node: node.clone(),
+                    offset: offset + from as u64,
+                    appending,
+                },
+                data: &op.data[from..end],
+            }
         })
     }
 
@@ -302,11 +291,8 @@ impl Replica {
 
     /// What came of a call on a node, and of anything that ran behind it.
     fn heard(&self, done: Result<()>, doing: &str, node: &Node) -> std::result::Result<(), Fault> {
-        let done = done.and_then(|()| self.target.fault().map_or(Ok(()), Err));
-        done.map_err(|errno| Fault {
-            errno: Some(errno),
-            doing: format!("{doing} {}", node.display_path()),
-        })
+        self.and_behind(done)
+            .map_err(|errno| Fault::new(errno, format!("{doing} {}", node.display_path())))
     }
 
     /// Makes size and permission bits follow the primary after an op that failed there.
