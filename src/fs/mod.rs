@@ -11,6 +11,8 @@
 mod dir;
 mod entry;
 mod file;
+mod forgets;
+mod kernel;
 mod node;
 mod reply;
 mod wire;
@@ -19,9 +21,8 @@ mod xattr;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
@@ -30,13 +31,13 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::metrics::{Request as Asked, Requests};
 use crate::mirror::Mirror;
 use crate::store::{Name, Node, Nodes, Source, Stat};
 use crate::sys::Result;
 use crate::sys::creds::{Caller, Needs};
+use forgets::Forgets;
+pub use kernel::Kernel;
 pub use reply::Caching;
 use reply::{attributes, errno, kind};
 pub use wire::Incoming;
@@ -59,96 +60,6 @@ pub struct MirrorFs {
     kernel: Kernel,
     requests: Arc<Requests>,
     forgets: Arc<Forgets>,
-}
-
-/// How many FORGETs have come, for whoever needs the room that they make.
-#[derive(Debug, Default)]
-struct Forgets {
-    count: Mutex<Count>,
-    came: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    seen: u64,
-    /// Somebody waited in vain since the last one.
-    in_vain: bool,
-}
-
-impl Forgets {
-    /// Nothing was forgotten for so long: nothing is going to be soon.
-    const PATIENCE: Duration = Duration::from_millis(500);
-
-    fn one_more(&self) {
-        let mut count = self.count.lock();
-        count.seen += 1;
-        count.in_vain = false;
-        drop(count);
-        self.came.notify_all();
-    }
-
-    fn seen(&self) -> u64 {
-        self.count.lock().seen
-    }
-
-    /// Waits for one more than `before`; false if none comes, at once where the last one who waited
-    /// did so in vain.
-    fn wait_beyond(&self, before: u64) -> bool {
-        let mut count = self.count.lock();
-        let none = |count: &mut Count| count.seen == before && !count.in_vain;
-        let waited = self.came.wait_while_for(&mut count, none, Self::PATIENCE);
-        if waited.timed_out() && count.seen == before {
-            count.in_vain = true;
-        }
-        count.seen != before
-    }
-}
-
-/// What the session and the file system tell each other about the kernel.
-#[derive(Clone, Debug, Default)]
-pub struct Kernel(Arc<Talk>);
-
-#[derive(Debug, Default)]
-struct Talk {
-    /// The way to tell the kernel something unasked, once the session has begun.
-    notifier: OnceLock<fuser::Notifier>,
-    /// Requests are to come through rings.
-    rings_wanted: AtomicBool,
-    /// The kernel will send them there, and waits for the rings.
-    rings_agreed: AtomicBool,
-}
-
-impl Kernel {
-    /// Hands over the session's notifier.
-    pub fn connect(&self, notifier: fuser::Notifier) {
-        // A second session on the same file system there is none.
-        let _first = self.0.notifier.set(notifier);
-    }
-
-    /// Before the handshake: requests are to come through rings (FUSE over io_uring). Whoever asks
-    /// must have them ready: once it has agreed the kernel waits for them.
-    pub fn want_rings(&self) {
-        self.0.rings_wanted.store(true, Ordering::Release);
-    }
-
-    /// After the handshake: whether the kernel waits for the rings.
-    #[must_use]
-    pub fn waits_for_rings(&self) -> bool {
-        self.0.rings_agreed.load(Ordering::Acquire)
-    }
-
-    /// Makes the kernel ask again for a node's attributes.
-    fn forget_attributes(&self, ino: INodeNo) {
-        // A negative offset leaves the content alone (fuse_reverse_inval_inode).
-        if let Some(Err(error)) = self
-            .0
-            .notifier
-            .get()
-            .map(|notifier| notifier.inval_inode(ino, -1, 0))
-        {
-            tracing::debug!("the kernel keeps old attributes of {ino}: {error}");
-        }
-    }
 }
 
 impl std::fmt::Debug for MirrorFs {
@@ -298,10 +209,9 @@ impl fuser::Filesystem for MirrorFs {
             let _ = config.set_max_readahead(nearest);
         }
         let _ = config.set_max_background(64);
-        let talk = &self.kernel.0;
-        if talk.rings_wanted.load(Ordering::Acquire) {
+        if self.kernel.wants_rings() {
             let agreed = config.add_capabilities(InitFlags::FUSE_OVER_IO_URING);
-            talk.rings_agreed.store(agreed.is_ok(), Ordering::Release);
+            self.kernel.agree_on_rings(agreed.is_ok());
         }
         Ok(())
     }
