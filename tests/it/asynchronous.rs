@@ -55,6 +55,16 @@ fn lag(mount: &TestMount, what: &str) -> u64 {
     replica(mount)[what].as_u64().expect("a number")
 }
 
+/// The file that held "before", written to and still open.
+fn overwritten(mount: &TestMount) -> File {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(mount.at("f"))
+        .expect("open");
+    file.write_all_at(b"after.", 0).expect("write");
+    file
+}
+
 /// The lag is shown while the replica does not move, and gone once it does.
 #[test]
 fn what_waits_is_shown_and_fsync_waits_for_it() {
@@ -112,11 +122,7 @@ fn fsync_of_the_primary_only() {
     std::fs::write(mount.at("f"), "before").expect("write");
     wait_until("no lag", || lag(&mount, "lag_ops") == 0);
     let frozen = Frozen::new(&image);
-    let file = OpenOptions::new()
-        .write(true)
-        .open(mount.at("f"))
-        .expect("open");
-    file.write_all_at(b"after.", 0).expect("write");
+    let file = overwritten(&mount);
     file.sync_all().expect("fsync");
     assert!(lag(&mount, "lag_ops") >= 1);
     drop((frozen, file));
@@ -193,11 +199,7 @@ fn a_replica_that_hangs() {
     std::fs::write(mount.at("f"), "before").expect("write");
     wait_until("no lag", || lag(&mount, "lag_ops") == 0);
     let frozen = Frozen::new(&image);
-    let file = OpenOptions::new()
-        .write(true)
-        .open(mount.at("f"))
-        .expect("open");
-    file.write_all_at(b"after.", 0).expect("write");
+    let file = overwritten(&mount);
     file.sync_all().expect("fsync goes on without it");
     let json = mount.status_json();
     assert_eq!(json["state"], "degraded", "{json}");
