@@ -214,17 +214,17 @@ impl Lane {
     pub fn carry(
         &self,
         op: &Op<'_>,
-        done: Done,
+        done: &Done,
         place: Place<'_>,
     ) -> std::result::Result<(), Fault> {
         if self.window.is_none() {
-            return self.replica.follow(op, &done);
+            return self.replica.follow(op, done);
         }
         place.fill(|| Task::Follow {
             needs: op.needs,
             action: op.action.clone(),
             data: self.keep(op.data),
-            done,
+            done: done.clone(),
         });
         Ok(())
     }

@@ -207,7 +207,7 @@ impl Mirror {
             written: applied.written,
             made: node.zip(applied.made.map(|made| made.stat)),
         };
-        let carried = self.carry(op, done.clone(), place);
+        let carried = self.carry(op, &done, place);
         let outcome = Outcome {
             written: done.written,
             made: done.made,
@@ -288,7 +288,7 @@ impl Mirror {
     }
 
     /// Brings the replica along, and notes whose times are to follow.
-    fn carry(&self, op: &Op<'_>, done: Done, place: Place<'_>) -> Carried {
+    fn carry(&self, op: &Op<'_>, done: &Done, place: Place<'_>) -> Carried {
         if !self.lane.is_open() {
             return self.on_record();
         }

@@ -577,21 +577,6 @@ impl<T: Target> Target for Cached<T> {
         applied
     }
 
-    fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
-        let _change = self.cache.change(op);
-        self.tree.write_beside(op, meanwhile)
-    }
-
-    fn barrier_beside(
-        &self,
-        node: &Arc<Node>,
-        scope: Scope,
-        meanwhile: &mut dyn FnMut(),
-    ) -> Result<()> {
-        let _change = self.cache.change_of(node);
-        self.tree.barrier_beside(node, scope, meanwhile)
-    }
-
     fn adopt(&self, node: &Arc<Node>, made: Made) {
         self.tree.adopt(node, made);
     }
