@@ -10,6 +10,8 @@
 
 pub mod attach;
 pub mod failure;
+pub mod heal;
+pub mod intent;
 pub mod lane;
 pub mod order;
 pub mod replica;
@@ -17,24 +19,27 @@ pub mod report;
 pub mod resync;
 pub mod settle;
 pub mod state;
+pub mod tend;
 pub mod times;
 pub mod window;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::journal::Pins;
 use crate::store::op::{Action, Claim, Claims, Op};
 use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
 use failure::Named;
-use lane::{Lane, Place};
+use intent::{Intent, Marked};
+use lane::{Carry, Lane, Place, Way};
 use order::{Order, Turn};
-use replica::{Done, Fault};
+use replica::{Done, Fault, Whose};
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
 use window::Lag;
@@ -46,6 +51,20 @@ pub trait Record: Send + Sync {
     /// # Errors
     /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
     fn degraded(&self, fault: &Fault) -> Result<u64>;
+    /// Makes durable, before it returns, that nobody knows what may differ: the write-intent log
+    /// is lost.
+    ///
+    /// # Errors
+    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    fn log_lost(&self, fault: &Fault) -> Result<()>;
+    /// Makes durable that both copies are equal, and the copies before that.
+    ///
+    /// # Errors
+    /// In words; then the replica is not in-sync.
+    fn healed(&self) -> std::result::Result<(), String>;
+    /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
+    /// anything there.
+    fn leave(&self);
     /// Notes an orderly end: both copies equal and durable if `in_sync`.
     ///
     /// # Errors
@@ -62,6 +81,25 @@ pub struct Degraded {
     pub id: Id,
     /// Wall-clock seconds since 1970.
     pub since: i64,
+}
+
+/// How a replica is reached again after it failed or was away.
+pub trait WayBack: Send + Sync {
+    /// Opens it anew, and makes sure that it is the one. From then on its stamp says that it is
+    /// inconsistent, until [`Record::healed`].
+    ///
+    /// # Errors
+    /// Why it is not to be had, in words for people.
+    fn reach(&self) -> std::result::Result<Reached, attach::refusal::Refusal>;
+}
+
+/// A replica that is within reach.
+#[derive(Debug)]
+pub struct Reached {
+    /// Takes the ops.
+    pub replica: replica::Replica,
+    /// Its root directory.
+    pub root: std::os::fd::OwnedFd,
 }
 
 /// What the mirror knows about itself.
@@ -104,6 +142,16 @@ pub struct Parts {
     pub primary: Arc<dyn Target>,
     /// Takes every change second.
     pub lane: Lane,
+    /// The replica, if it is there from the start.
+    pub replica: Option<Reached>,
+    /// The replica lacks what the dirty marks say.
+    pub to_heal: bool,
+    /// The write-intent log.
+    pub intent: Option<Intent>,
+    /// How a replica that was away comes back; never, without.
+    pub way_back: Option<Box<dyn WayBack>>,
+    /// The primary's root directory.
+    pub primary_root: std::os::fd::OwnedFd,
     /// What the kernel knows.
     pub nodes: Arc<Nodes>,
     /// The stamps.
@@ -121,6 +169,9 @@ pub struct Mirror {
     source: Arc<dyn Source>,
     primary: Arc<dyn Target>,
     lane: Lane,
+    intent: Option<Intent>,
+    log_lost: AtomicBool,
+    tending: tend::Tending,
     nodes: Arc<Nodes>,
     record: Arc<dyn Record>,
     policy: OnReplicaError,
@@ -152,10 +203,17 @@ impl Mirror {
         } else {
             NOTHING
         };
+        let tending = tend::Tending::new(parts.primary_root, parts.way_back);
+        if let Some(reached) = parts.replica {
+            tending.begin(&parts.lane, reached, parts.to_heal);
+        }
         Self {
             source: parts.source,
             primary: parts.primary,
             lane: parts.lane,
+            intent: parts.intent,
+            log_lost: AtomicBool::new(false),
+            tending,
             nodes: parts.nodes,
             record: parts.record,
             policy: parts.policy,
@@ -181,14 +239,22 @@ impl Mirror {
             return Err(Errno::IO);
         }
         let turn = self.order.enter(&op.claims());
-        if self.lane.goes_beside(op) {
-            return self.write_beside(op, turn);
+        let mut way = self.lane.way();
+        let mut marked = self.mark(op, way.as_ref())?;
+        if let Some(way) = way.as_ref().filter(|way| way.goes_beside(op)) {
+            return self.write_beside(op, turn, way, marked);
         }
-        let place = self.lane.reserve(op.data.len());
-        let place = place.unwrap_or_else(|fault| {
-            self.fail(fault);
-            Place::default()
-        });
+        let place = way.as_ref().map(|way| way.reserve(op.data.len()));
+        let place = match place {
+            None => Place::default(),
+            Some(Ok(place)) => place,
+            Some(Err(fault)) => {
+                way.take().into_iter().for_each(|way| {
+                    self.fail(fault.clone(), &way);
+                });
+                Place::default()
+            }
+        };
         let done = self.primary.apply(op);
         self.mind_background();
         let mut applied = match done {
@@ -196,18 +262,19 @@ impl Mirror {
             Err(errno) => {
                 drop(place);
                 drop(turn);
-                self.failed(op, errno, None);
+                self.failed(op, errno, None, way.as_ref(), &mut marked);
                 return Err(errno);
             }
         };
-        let node = self.remember(op, &mut applied);
+        Intent::done(&marked);
+        let node = self.remember(op, &mut applied, &marked);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
         let done = Done {
             written: applied.written,
             made: node.zip(applied.made.map(|made| made.stat)),
         };
-        let carried = self.carry(op, &done, place);
+        let carried = self.carry(op, &done, place, way.as_ref(), &mut marked);
         let outcome = Outcome {
             written: done.written,
             made: done.made,
@@ -219,10 +286,75 @@ impl Mirror {
         })
     }
 
+    /// Pins every mark that covers `op`; without a log there are none.
+    ///
+    /// # Errors
+    /// `EIO` when the log has just been lost, and that could not be noted on any copy.
+    fn mark(&self, op: &Op<'_>, way: Option<&Arc<Way>>) -> Result<Marked> {
+        let Some(intent) = self.log() else {
+            return Ok(Marked::default());
+        };
+        let twin = |node: &Arc<Node>| way.and_then(|way| way.twin(node));
+        match intent.mark(op, &twin) {
+            Ok(marked) => Ok(marked),
+            Err(errno) => self.lose_log(errno).map(|()| Marked::default()),
+        }
+    }
+
+    /// The write-intent log, while it can be written.
+    fn log(&self) -> Option<&Intent> {
+        let lost = self.log_lost.load(Ordering::Acquire);
+        self.intent.as_ref().filter(|_| !lost)
+    }
+
+    /// The log cannot be written any more. What may differ is not known from now on: the replica
+    /// is given up, and both stamps say so before anything goes on (02-safety rule 7).
+    ///
+    /// # Errors
+    /// `EIO` when no stamp could be written.
+    fn lose_log(&self, errno: Errno) -> Result<()> {
+        let fault = Fault::of_log(errno);
+        match self.lane.way() {
+            Some(way) => self.fail(fault, &way),
+            None => {
+                let mut health = self.health.lock();
+                if !self.log_lost.load(Ordering::Acquire) {
+                    self.note_lost_log(&fault, &mut health);
+                }
+                Carried::Skipped
+            }
+        };
+        match self.on_record() {
+            Carried::Unrecorded => Err(Errno::IO),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes on the stamps that the log is lost.
+    fn note_lost_log(&self, fault: &Fault, health: &mut Health) {
+        let worn = creds::wear(Needs::DAEMON);
+        let noted = worn.and_then(|()| self.record.log_lost(fault));
+        let recorded = if noted.is_ok() { RECORDED } else { UNRECORDABLE };
+        self.recorded.store(recorded, Ordering::Release);
+        self.log_lost.store(true, Ordering::Release);
+        tracing::error!("{fault}; running degraded [{}]", fault.id());
+        health.degraded = Some(Degraded {
+            id: fault.id(),
+            fault: fault.clone(),
+            since: clock::now().tv_sec,
+        });
+    }
+
     /// Carries out a large write on both copies at once.
-    fn write_beside(&self, op: &Op<'_>, turn: Turn<'_>) -> Result<Outcome> {
+    fn write_beside(
+        &self,
+        op: &Op<'_>,
+        turn: Turn<'_>,
+        way: &Arc<Way>,
+        mut marked: Marked,
+    ) -> Result<Outcome> {
         let mut done = Err(Errno::IO);
-        let carried = self.lane.write_beside(op, &mut || {
+        let carried = way.write_beside(op, &mut || {
             done = self.primary.apply(op).map(|applied| applied.written);
             done
         });
@@ -236,7 +368,10 @@ impl Mirror {
                 op.content().into_iter().for_each(|n| self.times.touch(n));
                 Carried::Done
             }
-            Err(fault) => self.fail(fault),
+            Err(fault) => {
+                marked.pins.soil();
+                self.fail(fault, way)
+            }
         };
         if written < op.data.len() {
             // The replica may have more of it than the primary.
@@ -244,8 +379,8 @@ impl Mirror {
             let ahead = ahead.map(|range| range.start..range.start.saturating_add(taken));
             drop(turn);
             match done {
-                Err(errno) => self.failed(op, errno, ahead),
-                Ok(_) => self.put_right(op, ahead),
+                Err(errno) => self.failed(op, errno, ahead, Some(way), &mut marked),
+                Ok(_) => self.put_right(op, ahead, Some(way), &mut marked),
             }
         }
         let outcome = Outcome {
@@ -265,7 +400,12 @@ impl Mirror {
     }
 
     /// Knows the object an op made, or the node one more name was given to.
-    fn remember(&self, op: &Op<'_>, applied: &mut Applied) -> Option<Arc<Node>> {
+    fn remember(
+        &self,
+        op: &Op<'_>,
+        applied: &mut Applied,
+        marked: &Marked,
+    ) -> Option<Arc<Node>> {
         let (parent, name) = match &op.action {
             Action::Create { parent, name, .. }
             | Action::Mkdir { parent, name, .. }
@@ -276,6 +416,9 @@ impl Mirror {
         };
         let made = applied.made.as_mut()?;
         let node = self.nodes.remember(&made.stat, parent, name);
+        if !matches!(op.action, Action::Link { .. }) {
+            Intent::born(marked, &node, &made.stat);
+        }
         let fd = made.fd.take();
         self.primary.adopt(
             &node,
@@ -288,14 +431,31 @@ impl Mirror {
     }
 
     /// Brings the replica along, and notes whose times are to follow.
-    fn carry(&self, op: &Op<'_>, done: &Done, place: Place<'_>) -> Carried {
-        if !self.lane.is_open() {
+    fn carry(
+        &self,
+        op: &Op<'_>,
+        done: &Done,
+        place: Place,
+        way: Option<&Arc<Way>>,
+        marked: &mut Marked,
+    ) -> Carried {
+        let Some(way) = way else {
+            marked.pins.soil();
+            return self.on_record();
+        };
+        match way.carry(op, done, place, &mut marked.pins) {
+            Ok(Carry::Done) => {}
+            Ok(Carry::Skipped) => return Carried::Skipped,
+            Err(fault) if self.is_orphan(op.object(), &fault) => return Carried::Done,
+            Err(fault) => {
+                marked.pins.soil();
+                return self.fail(fault, way);
+            }
+        }
+        if !self.lane.goes_by(way) {
+            // What waited there is not carried any more; all marks are dirty by now.
             return self.on_record();
         }
-        let carried = match self.lane.carry(op, done, place) {
-            Ok(()) => Carried::Done,
-            Err(fault) => return self.fail(fault),
-        };
         for dir in op.directories() {
             self.times.touch(dir);
         }
@@ -303,7 +463,14 @@ impl Mirror {
             self.times.touch(node);
         }
         self.touch_whiteout(op);
-        carried
+        Carried::Done
+    }
+
+    /// A file that no name leads to has no twin on a replica that was away: nobody will miss it.
+    fn is_orphan(&self, node: Option<&Arc<Node>>, fault: &Fault) -> bool {
+        let has_left = |node: &&Arc<Node>| fault.errno == Some(Errno::STALE) && node.has_left();
+        let nameless = |node: &Arc<Node>| self.source.stat(node).is_ok_and(|stat| stat.nlink == 0);
+        node.filter(has_left).is_some_and(nameless)
     }
 
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
@@ -327,39 +494,43 @@ impl Mirror {
     }
 
     /// The replica failed: closes its lane and puts on record that the primary goes on alone.
-    fn fail(&self, fault: Fault) -> Carried {
+    fn fail(&self, fault: Fault, way: &Arc<Way>) -> Carried {
         let mut health = self.health.lock();
-        if !self.lane.close() {
+        if !self.lane.close(way) {
             drop(health);
             return match self.on_record() {
                 Carried::Skipped => Carried::Failed,
                 other => other,
             };
         }
+        if fault.whose == Whose::Log {
+            self.note_lost_log(&fault, &mut health);
+            self.leave_replica(way);
+            return Carried::Failed;
+        }
+        // What it has got it may not have kept: whatever is marked may differ.
+        if let Some(intent) = &self.intent {
+            intent.journal().soil_all();
+        }
         // The stamp is ours, whoever's op this thread is carrying out.
         let worn = creds::wear(Needs::DAEMON);
         let recorded = worn.and_then(|()| self.record.degraded(&fault));
-        health.epoch_before = Some(health.epoch);
-        let why = fault.errno.map_or_else(
-            || "it is too far behind".to_owned(),
-            |errno| Named(errno).to_string(),
-        );
-        let doing = &fault.doing;
+        let before = health.epoch;
         let carried = match recorded {
             Ok(epoch) => {
                 health.epoch = epoch;
+                if epoch != before {
+                    health.epoch_before = Some(before);
+                }
                 self.recorded.store(RECORDED, Ordering::Release);
-                tracing::error!(
-                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [{}]",
-                    fault.id()
-                );
+                tracing::error!("{fault}; running degraded, epoch {epoch} [{}]", fault.id());
                 Carried::Failed
             }
             Err(errno) => {
                 self.recorded.store(UNRECORDABLE, Ordering::Release);
                 let note = Named(errno);
                 tracing::error!(
-                    "replica failed: {why} ({doing}), and no copy could take a note of it: {note}; \
+                    "{fault}, and no copy could take a note of it: {note}; \
                      every change is answered EIO [MF-0004]"
                 );
                 Carried::Unrecorded
@@ -370,15 +541,21 @@ impl Mirror {
             fault,
             since: clock::now().tv_sec,
         });
-        self.leave_replica();
+        self.leave_replica(way);
         carried
     }
 
     /// What the kernel knows has no place on the replica any more. Closing its descriptors may
     /// take as long as anything else there: not on a thread that someone waits for.
-    fn leave_replica(&self) {
-        let nodes = self.nodes.clone();
-        let leave = move || nodes.leave_replica();
+    fn leave_replica(&self, way: &Arc<Way>) {
+        let (nodes, record, way) = (self.nodes.clone(), self.record.clone(), way.clone());
+        nodes.set_left();
+        let leave = move || {
+            nodes.leave_replica();
+            record.leave();
+            // Not before: while something holds it, the replica is not taken in again.
+            drop(way);
+        };
         let thread = std::thread::Builder::new().name("leave".to_owned());
         if let Err(error) = thread.spawn(leave) {
             tracing::debug!("descriptors of the replica stay open: {error}");
@@ -391,15 +568,22 @@ impl Mirror {
             drop(self.health.lock());
         }
         match self.recorded.load(Ordering::Acquire) {
-            RECORDED => Carried::Skipped,
-            _ => Carried::Unrecorded,
+            UNRECORDABLE => Carried::Unrecorded,
+            _ => Carried::Skipped,
         }
     }
 
     /// An op that failed on the primary may have been done there in part: a full disk leaves a
     /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
     /// content itself is in question, the mirror says so.
-    fn failed(&self, op: &Op<'_>, errno: Errno, ahead: Option<Range<u64>>) {
+    fn failed(
+        &self,
+        op: &Op<'_>,
+        errno: Errno,
+        ahead: Option<Range<u64>>,
+        way: Option<&Arc<Way>>,
+        marked: &mut Marked,
+    ) {
         // A rename that ext4 takes back leaves new times on the directories.
         for dir in op.directories() {
             self.times.touch(dir);
@@ -409,15 +593,27 @@ impl Mirror {
             let doing = format!("the primary failed in the middle of {}", op.verb());
             self.doubt(errno, doing);
         }
-        self.put_right(op, ahead);
+        self.put_right(op, ahead, way, marked);
     }
 
     /// Makes the replica's file like the primary's after an op that was done in part: its size and
     /// permissions, and the bytes in `ahead` that the replica may have and the primary not.
-    fn put_right(&self, op: &Op<'_>, ahead: Option<Range<u64>>) {
-        let Some(node) = op.content().filter(|_| self.lane.is_open()) else {
+    fn put_right(
+        &self,
+        op: &Op<'_>,
+        ahead: Option<Range<u64>>,
+        way: Option<&Arc<Way>>,
+        marked: &mut Marked,
+    ) {
+        let Some(node) = op.content() else {
             return;
         };
+        let Some(way) = way.filter(|way| self.lane.goes_by(way)) else {
+            return marked.pins.soil();
+        };
+        if way.healing().is_some_and(|healing| !healing.admits(op)) {
+            return marked.pins.soil();
+        }
         self.times.touch(node);
         // The whole file: a write at its end that reached one copy only would look like a leftover.
         let _turn = self.order.enter(&Claim::whole(node));
@@ -425,19 +621,25 @@ impl Mirror {
             return; // removed behind the mount, as it may be; nothing was done to it
         }
         let conformed = self
-            .put_back(node, ahead.unwrap_or_default())
+            .put_back(node, ahead.unwrap_or_default(), way)
             .and_then(|()| {
                 let stat = self.source.stat(node);
                 stat.map_err(|errno| unreadable(errno, "size", node))
             })
-            .and_then(|stat| self.lane.conform(node, &stat));
+            .and_then(|stat| way.conform(node, &stat, &mut marked.pins));
         if let Err(fault) = conformed {
-            self.fail(fault);
+            marked.pins.soil();
+            self.fail(fault, way);
         }
     }
 
     /// Copies a part of the primary's file to the replica.
-    fn put_back(&self, node: &Arc<Node>, part: Range<u64>) -> std::result::Result<(), Fault> {
+    fn put_back(
+        &self,
+        node: &Arc<Node>,
+        part: Range<u64>,
+        way: &Way,
+    ) -> std::result::Result<(), Fault> {
         let mut block = vec![0; COPIED];
         let mut at = part.start;
         while at < part.end {
@@ -446,7 +648,7 @@ impl Mirror {
             match read.map_err(|errno| unreadable(errno, "content", node))? {
                 0 => break,
                 n => {
-                    self.lane.put_back(node, at, &block[..n])?;
+                    way.put_back(node, at, &block[..n])?;
                     at += n as u64;
                 }
             }
@@ -456,8 +658,8 @@ impl Mirror {
 
     /// The copies may differ, and not because of the replica.
     fn doubt(&self, errno: Errno, doing: String) {
-        if self.lane.is_open() {
-            self.fail(Fault::new(errno, doing));
+        if let Some(way) = self.lane.way() {
+            self.fail(Fault::new(errno, doing), &way);
         }
     }
 
@@ -473,11 +675,13 @@ impl Mirror {
         }
         let mut done = Ok(());
         let mut primary = || done = self.primary.barrier(node, scope);
-        let beside = if self.sync_both && self.lane.is_open() {
-            self.lane.barrier_beside(node, scope, &mut primary)
-        } else {
-            primary();
-            Ok(())
+        let way = self.lane.way();
+        let beside = match way.as_ref().filter(|_| self.sync_both) {
+            Some(way) => way.barrier_beside(node, scope, &mut primary),
+            None => {
+                primary();
+                Ok(())
+            }
         };
         if let Err(errno) = node.sync_error() {
             // A failed sync is a failed write: the kernel drops what it could not write, and the
@@ -489,10 +693,11 @@ impl Mirror {
             return Err(errno);
         }
         done?;
-        let carried = match beside {
-            Ok(()) if self.lane.is_open() => Carried::Done,
-            Ok(()) => self.on_record(),
-            Err(fault) => self.fail(fault),
+        let carried = match (beside, &way) {
+            (Ok(()), Some(way)) if self.lane.goes_by(way) => Carried::Done,
+            (Err(fault), _) if self.is_orphan(Some(node), &fault) => Carried::Done,
+            (Err(fault), Some(way)) => self.fail(fault, way),
+            _ => self.on_record(),
         };
         settle(Ok(()), carried, self.policy)
     }
@@ -502,18 +707,30 @@ impl Mirror {
         let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
         let _turn = self.order.enter(&claims);
         node.unsettled.store(false, Ordering::Release);
-        if !self.lane.is_open() {
+        let Some(way) = self.lane.way() else {
             return;
+        };
+        let mut pins = Pins::default();
+        if let Some(healing) = way.healing() {
+            if !healing.admits(&attributes_of(node)) {
+                // Once it has been healed.
+                return self.times.touch(node);
+            }
+            match self.log().map(|intent| intent.mark_attributes(node)) {
+                Some(Err(errno)) => return drop(self.lose_log(errno)),
+                Some(Ok(marked)) => pins = marked,
+                None => {}
+            }
         }
         let done = match self.source.stat(node) {
             // No name leads to it any more on either copy.
             Ok(stat) if stat.nlink == 0 => return,
             Err(Errno::STALE) if self.nodes.is_shared() => return,
-            Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
+            Ok(stat) => way.set_times(node, (stat.atime, stat.mtime), pins),
             Err(errno) => Err(unreadable(errno, "times", node)),
         };
         if let Err(fault) = done {
-            self.fail(fault);
+            self.fail(fault, &way);
         }
     }
 
@@ -532,10 +749,10 @@ impl Mirror {
         self.nodes.sweep();
     }
 
-    /// Carries what is queued for the replica, until that fails.
-    pub fn carry_queued(&self) {
-        self.lane.run(|fault| {
-            self.fail(fault);
+    /// Carries what is queued by `way`, until that closes.
+    fn carry_queued(&self, way: &Arc<Way>) {
+        way.run(|fault| {
+            self.fail(fault, way);
         });
     }
 
@@ -553,8 +770,10 @@ impl Mirror {
     }
 
     fn settle_lane(&self) {
-        if let Err(fault) = self.lane.settle() {
-            self.fail(fault);
+        if let Some(way) = self.lane.way()
+            && let Err(fault) = way.settle()
+        {
+            self.fail(fault, &way);
         }
     }
 
@@ -562,8 +781,10 @@ impl Mirror {
     /// here at the latest.
     #[must_use]
     pub fn lag(&self) -> Lag {
-        if let Some(fault) = self.lane.stalled() {
-            self.fail(fault);
+        if let Some(way) = self.lane.way()
+            && let Some(fault) = way.stalled()
+        {
+            self.fail(fault, &way);
         }
         self.lane.lag()
     }
@@ -574,7 +795,12 @@ impl Mirror {
     /// When the stamps could not be written: then the next mount compares.
     pub fn close(&self) -> std::result::Result<(), String> {
         self.drain();
-        self.record.closed(self.lane.is_open())
+        self.tending.end();
+        let whole = self.is_whole();
+        if whole {
+            self.checkpoint();
+        }
+        self.record.closed(whole && self.is_whole())
     }
 
     /// The node that `name` in `parent` means, if the kernel knows it.
@@ -589,8 +815,8 @@ impl Mirror {
     /// Sizes of the smaller of the two copies: what can still be written is what fits on both.
     pub fn space(&self) -> Result<Space> {
         let mut space = self.primary.space()?;
-        if self.lane.is_open()
-            && let Ok(replica) = self.lane.space()
+        if let Some(way) = self.lane.way()
+            && let Ok(replica) = way.space()
         {
             let unit = u64::from(space.block_bytes.max(1));
             for at in 1..3 {
@@ -631,6 +857,19 @@ impl Mirror {
     pub fn replica_counts(&self) -> (u64, u64) {
         self.lane.counts()
     }
+}
+
+/// A change of nothing but a node's attributes.
+fn attributes_of(node: &Arc<Node>) -> Op<'static> {
+    let action = Action::SetAttr {
+        node: node.clone(),
+        uid: None,
+        gid: None,
+        mode: None,
+        atime: None,
+        mtime: None,
+    };
+    Op::new(Needs::DAEMON, action)
 }
 
 /// The replica cannot follow what the primary does not tell.

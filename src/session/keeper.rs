@@ -99,47 +99,71 @@ impl Keeper {
         }
     }
 
-    /// Why it is degraded, and what to do about it.
-    fn explain(&self, report: &mut Report, degraded: &Degraded) {
-        let replica = &mut report.replicas[0];
-        let state = match degraded.id {
-            Id::ReplicaFailed => ReplicaState::Failed,
-            Id::PulledAhead => ReplicaState::Behind,
-            _ => ReplicaState::Missing,
+    /// Why it is not in-sync, and what to do about it.
+    fn explain(&self, report: &mut Report, state: ReplicaState, degraded: Option<Degraded>) {
+        let replica = &report.replicas[0];
+        let Some(degraded) = degraded else {
+            return;
         };
-        state.word().clone_into(&mut replica.state);
-        report.state = MirrorState::of([state]);
         let errno = degraded.fault.errno;
-        let doing = &degraded.fault.doing;
-        let text = match (state, errno) {
-            (ReplicaState::Failed, Some(errno)) => format!(
-                "The replica stopped taking writes at {{since}}: {}.\n\
-                 Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies. It happened during: {doing}",
+        let (doing, at) = (&degraded.fault.doing, &self.mountpoint);
+        let remembered = "Files stay readable and writable. Changes since then are on the primary only,\n\
+                          and are remembered.";
+        let mut text = match (degraded.id, errno) {
+            (Id::ReplicaFailed, Some(errno)) => format!(
+                "The replica stopped taking writes at {{since}}: {}.\n{remembered} \
+                 It happened during: {doing}",
                 Named(errno)
             ),
-            (ReplicaState::Behind, _) => {
-                "The replica was left behind at {since}, when max-lag was \
-                 reached (on-congestion=pull-ahead).\n\
-                 Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies."
-                    .to_owned()
-            }
+            (Id::PulledAhead, _) => format!(
+                "The replica was left behind at {{since}}, when max-lag was \
+                 reached (on-congestion=pull-ahead).\n{remembered}"
+            ),
+            (Id::LogLost, errno) => format!(
+                "The write-intent log could not be written at {{since}}{}.\n\
+                 Files stay readable and writable. Changes since then are on the primary only,\n\
+                 and what may differ is not known any more: the copies have to be compared.",
+                errno.map_or(String::new(), |errno| format!(": {}", Named(errno)))
+            ),
+            (Id::Paused, _) => format!("The replica was set aside at {{since}}.\n{remembered}"),
             _ => format!(
                 "Mounted without the replica: {doing}\n\
-                 Changes are on the primary only."
+                 Changes are on the primary only, and are remembered."
             ),
         };
-        let cure = match errno {
-            Some(Errno::NOSPC | Errno::DQUOT) => format!("Free space under {}", replica.path),
-            Some(Errno::ROFS) => format!("Make {} writable", replica.path),
-            _ => format!("See what is wrong with {}", replica.path),
+        let mut action = match (degraded.id, errno) {
+            (Id::LogLost, _) => Some(format!(
+                "Make sure that there is room for the log, then: mirrorfs umount {at}\n\
+                 and mount again with --adopt, which compares and makes the replica equal."
+            )),
+            (Id::Paused, _) => Some(format!("To take it in again: mirrorfs resume {at}")),
+            (Id::PulledAhead, _) => Some(format!(
+                "It is taken in again by itself. At once with: mirrorfs sync {at}"
+            )),
+            (_, Some(Errno::NOSPC | Errno::DQUOT)) => Some(format!(
+                "Free space under {}, then run: mirrorfs sync {at}",
+                replica.path
+            )),
+            (_, Some(Errno::ROFS)) => Some(format!(
+                "Make {} writable, then run: mirrorfs sync {at}",
+                replica.path
+            )),
+            _ => Some(format!(
+                "See what is wrong with {}, then run: mirrorfs sync {at}",
+                replica.path
+            )),
         };
-        report.action = Some(format!(
-            "{cure}, then: mirrorfs umount {at}\n\
-             and mount again with --adopt, which makes the replica equal.",
-            at = self.mountpoint
-        ));
+        if state == ReplicaState::Resyncing {
+            action = None;
+            text.push_str("\nIt is back, and is being made equal.");
+        } else if let Some(no) = self.heard.mirror.why_away() {
+            text.push_str(&format!("\nIt cannot be taken in: {} [{}]", no.why, no.id));
+            let commands: Vec<_> = no.commands().collect();
+            if !commands.is_empty() {
+                action = Some(commands.join("\n"));
+            }
+        }
+        report.action = action;
         report.reason = Some(Reason {
             id: degraded.id.to_string(),
             errno: errno.and_then(errno_name).map(str::to_owned),
@@ -181,9 +205,16 @@ impl Controlled for Keeper {
         let (transport, why) = self.heard.transport.stand();
         transport.clone_into(&mut report.transport);
         report.transport_reason = why;
-        if let Some(degraded) = &health.degraded {
-            self.explain(&mut report, degraded);
+        let state = self.heard.mirror.replica_state();
+        report.state = MirrorState::of([state]);
+        let replica = &mut report.replicas[0];
+        state.word().clone_into(&mut replica.state);
+        if state != ReplicaState::InSync {
+            let marks = self.heard.mirror.dirty();
+            replica.dirty_files = marks.dirty_objects;
+            replica.dirty_bytes = marks.dirty_bytes;
         }
+        self.explain(&mut report, state, health.degraded);
         report
     }
 

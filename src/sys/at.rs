@@ -319,3 +319,42 @@ pub fn fs_uuid(fd: BorrowedFd<'_>) -> Option<[u8; 16]> {
     }
     answer[1..].try_into().ok()
 }
+
+/// Bytes of the longest handle any file system gives (`MAX_HANDLE_SZ` of include/linux/exportfs.h).
+const HANDLE_MAX: usize = 128;
+
+/// `struct file_handle` of fcntl.h, with room for the longest one.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; HANDLE_MAX],
+}
+
+/// A handle by which the file system knows the object behind `fd` (`O_PATH` will do), whatever its
+/// names: its type, then its bytes. Nothing where the file system gives none.
+#[must_use]
+pub fn file_handle(fd: BorrowedFd<'_>) -> Box<[u8]> {
+    let mut found = FileHandle {
+        bytes: HANDLE_MAX as u32,
+        kind: 0,
+        handle: [0; HANDLE_MAX],
+    };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: the path is an empty C string, and `found` has room for the number of bytes it says.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut found,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    let length = usize::try_from(found.bytes).unwrap_or(0);
+    match found.handle.get(..length) {
+        Some(bytes) if code == 0 => [&found.kind.to_le_bytes(), bytes].concat().into(),
+        _ => Box::default(),
+    }
+}

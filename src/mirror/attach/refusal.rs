@@ -45,6 +45,10 @@ pub enum Id {
     CopyFailed = 25,
     /// A stamp could not be written.
     StampFailed = 26,
+    /// The write-intent log could not be written.
+    LogLost = 40,
+    /// Set aside by `mirrorfs pause`.
+    Paused = 41,
 }
 
 impl fmt::Display for Id {

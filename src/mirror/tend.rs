@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: MIT
+//! `Tending`: what one thread of the mirror does as long as it is mounted.
+//!
+//! - The replica is followed and whole: from time to time a *checkpoint* makes both copies durable
+//!   and clears the marks that are done with.
+//! - It has come back, or was found in doubt: it is *healed*, live. When no mark is dirty any more
+//!   the mirror stands still for a moment, to be sure; then both copies are made durable, their
+//!   stamps say so, and only then is anybody told that it is in-sync.
+//! - It failed or is away: every few seconds it is looked for.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::attach::refusal::{Id, Refusal};
+use super::heal::{Ground, Healing, Stop};
+use super::lane::{Lane, Way};
+use super::order::Turn;
+use super::replica::{Fault, Whose};
+use super::state::ReplicaState;
+use super::{Mirror, NOTHING, Reached, WayBack};
+use crate::journal::{Counts, Journal};
+use crate::store::op::Claims;
+use crate::store::{Ident, Nodes, Source};
+use crate::sys::Errno;
+
+/// Between two looks for a replica that failed or is away.
+const RETRY: Duration = Duration::from_secs(10);
+/// Between two checkpoints, while there is something to clear.
+const CHECKPOINT: Duration = Duration::from_secs(30);
+
+/// What the tending thread and those who ask it for something share.
+pub struct Tending {
+    primary_root: OwnedFd,
+    way_back: Option<Box<dyn WayBack>>,
+    state: Mutex<State>,
+    moved: Condvar,
+    /// Healing is to stop where it is.
+    stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the replica that is followed or healed.
+    replica_root: Option<Arc<OwnedFd>>,
+    /// Someone wants it done now.
+    asked: bool,
+    paused: bool,
+    ended: bool,
+    /// The thread is at work.
+    busy: bool,
+    /// Why the replica could not be reached the last time.
+    why_not: Option<Refusal>,
+}
+
+impl Tending {
+    pub(super) fn new(primary_root: OwnedFd, way_back: Option<Box<dyn WayBack>>) -> Self {
+        Self {
+            primary_root,
+            way_back,
+            state: Mutex::default(),
+            moved: Condvar::new(),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens the way to a replica that is within reach.
+    pub(super) fn begin(&self, lane: &Lane, reached: Reached, to_heal: bool) -> Arc<Way> {
+        let healing = to_heal.then(|| Arc::new(Healing::new()));
+        let mut state = self.state.lock();
+        state.replica_root = Some(Arc::new(reached.root));
+        state.asked = to_heal;
+        lane.open(reached.replica, healing)
+    }
+
+    /// Wakes the thread.
+    fn ask(&self) {
+        self.state.lock().asked = true;
+        self.moved.notify_all();
+    }
+
+    /// Ends the thread, and waits until it does nothing more.
+    pub(super) fn end(&self) {
+        self.stop.store(true, Ordering::Release);
+        let mut state = self.state.lock();
+        state.ended = true;
+        self.moved.notify_all();
+        while state.busy {
+            self.moved.wait(&mut state);
+        }
+    }
+
+    /// Waits until it is asked for something, `limit` is over, or the mount ends: false then.
+    fn wait(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let mut state = self.state.lock();
+        state.busy = false;
+        self.moved.notify_all();
+        while !state.ended && !state.asked {
+            if self.moved.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        state.asked = false;
+        state.busy = !state.ended;
+        state.busy
+    }
+}
+
+impl Mirror {
+    /// Looks after the replica until the mirror is closed.
+    pub fn tend(self: &Arc<Self>) {
+        let mut way = self.lane.way();
+        way.iter().for_each(|way| self.start_lane(way));
+        let mut limit = Duration::ZERO;
+        while self.tending.wait(limit) {
+            if way.as_ref().is_none_or(|way| !self.lane.goes_by(way)) {
+                // Who holds on to a way that is closed keeps the replica from being taken in.
+                drop(way.take());
+                way = self.reach();
+            }
+            limit = match &way {
+                None => RETRY,
+                Some(way) if self.lacks_something(way) => {
+                    self.heal(way);
+                    if way.healing().is_some() { RETRY } else { CHECKPOINT }
+                }
+                Some(_) => {
+                    self.checkpoint();
+                    CHECKPOINT
+                }
+            };
+        }
+    }
+
+    /// Whether the replica is to be healed.
+    fn lacks_something(&self, way: &Way) -> bool {
+        let dirty = self.log().is_some_and(|intent| intent.journal().counts().dirty > 0);
+        if dirty && way.healing().is_none() {
+            way.heal_again();
+        }
+        dirty || way.healing().is_some()
+    }
+
+    /// Starts the thread that carries what is queued by a way.
+    fn start_lane(self: &Arc<Self>, way: &Arc<Way>) {
+        if !way.is_queued() {
+            return;
+        }
+        let (mirror, carried) = (self.clone(), way.clone());
+        let thread = std::thread::Builder::new().name("lane-1".to_owned());
+        if let Err(error) = thread.spawn(move || mirror.carry_queued(&carried)) {
+            let fault = Fault::new(Errno::AGAIN, format!("starting a thread: {error}"));
+            self.fail(fault, way);
+        }
+    }
+
+    /// Looks for a replica that is away, and begins to heal it if it is there.
+    fn reach(self: &Arc<Self>) -> Option<Arc<Way>> {
+        let way_back = self.tending.way_back.as_ref()?;
+        // What is still under way to it could change it behind our back. Without the log nobody
+        // knows what it lacks.
+        if self.tending.state.lock().paused || self.lane.is_haunted() || self.log().is_none() {
+            return None;
+        }
+        match way_back.reach() {
+            Ok(reached) => {
+                self.nodes.rejoin_replica();
+                let way = self.tending.begin(&self.lane, reached, true);
+                self.start_lane(&way);
+                self.tending.state.lock().why_not = None;
+                tracing::info!("the replica is back; it is being healed");
+                Some(way)
+            }
+            Err(refusal) => {
+                let mut state = self.tending.state.lock();
+                let known = state.why_not.as_ref();
+                if known.is_none_or(|known| (known.id, &known.why) != (refusal.id, &refusal.why)) {
+                    tracing::warn!("the replica cannot be taken in: {} [{}]", refusal.why, refusal.id);
+                }
+                state.why_not = Some(refusal);
+                None
+            }
+        }
+    }
+
+    /// Heals the replica until nothing is missing from it.
+    fn heal(&self, way: &Arc<Way>) {
+        let root = self.tending.state.lock().replica_root.clone();
+        let (Some(healing), Some(root), Some(intent)) = (way.healing(), root, self.log()) else {
+            return;
+        };
+        let ground = Live {
+            mirror: self,
+            way,
+            replica_root: root,
+            journal: intent.journal(),
+        };
+        loop {
+            match healing.run(&ground, &self.tending.stop, None) {
+                Ok(_) => {}
+                Err(Stop::Asked) => return,
+                Err(Stop::Fault(fault)) => {
+                    self.fail(fault, way);
+                    return;
+                }
+            }
+            match self.is_still_whole(way, intent.journal()) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(fault) => {
+                    self.fail(fault, way);
+                    return;
+                }
+            }
+        }
+        if let Err(why) = self.record.healed() {
+            self.fail(Fault::new(Errno::IO, why), way);
+            return;
+        }
+        let mut health = self.health.lock();
+        if self.lane.goes_by(way) {
+            health.degraded = None;
+            health.epoch_before = None;
+            self.recorded.store(NOTHING, Ordering::Release);
+            tracing::info!("replica in-sync, epoch {}", health.epoch);
+        }
+    }
+
+    /// Stands still for a moment and looks whether anything is missing from the replica. If not, it
+    /// is followed from now on without exception.
+    fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> Result<bool, Fault> {
+        let _nothing_under_way = self.gate.write();
+        way.settle()?;
+        let whole = journal.counts().dirty == 0;
+        if whole {
+            way.healed();
+        }
+        Ok(whole)
+    }
+
+    /// Whether the replica is followed and lacks nothing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lane.way().is_some_and(|way| way.healing().is_none())
+            && self.health.lock().degraded.is_none()
+    }
+
+    /// Makes both copies durable and clears the marks that are done with.
+    pub(super) fn checkpoint(&self) {
+        let (Some(intent), Some(way)) = (self.log(), self.lane.way()) else {
+            return;
+        };
+        let point = intent.journal().begin_checkpoint();
+        if point.is_empty() || way.healing().is_some() {
+            return;
+        }
+        // An unsettled time is a mark (02-safety rule 16).
+        self.carry_all(self.times.take());
+        if let Err(errno) = self.primary.sync_all() {
+            self.doubt(errno, "a sync of the primary failed".to_owned());
+            return;
+        }
+        if let Err(fault) = way.sync_all() {
+            self.fail(fault, &way);
+            return;
+        }
+        if !self.lane.goes_by(&way) {
+            return;
+        }
+        match intent.journal().end_checkpoint(point) {
+            Ok(_) => intent.forget_crowds(),
+            Err(errno) => drop(self.lose_log(errno)),
+        }
+    }
+
+    /// Asks for a checkpoint, or for the replica to be looked for, now.
+    pub fn sync_soon(&self) {
+        self.tending.ask();
+    }
+
+    /// Sets the replica aside until [`Self::resume`].
+    pub fn pause(&self) {
+        self.tending.state.lock().paused = true;
+        if let Some(way) = self.lane.way() {
+            self.settle_now();
+            self.fail(Fault::without_errno(Whose::Pause, "paused"), &way);
+        }
+    }
+
+    /// Takes the replica in again.
+    pub fn resume(&self) {
+        self.tending.state.lock().paused = false;
+        self.tending.ask();
+    }
+
+    /// Why the replica could not be taken in the last time that was tried.
+    #[must_use]
+    pub fn why_away(&self) -> Option<Refusal> {
+        self.tending.state.lock().why_not.clone()
+    }
+
+    /// What is known about the replica, in one word.
+    #[must_use]
+    pub fn replica_state(&self) -> ReplicaState {
+        let degraded = self.health.lock().degraded.as_ref().map(|degraded| degraded.id);
+        let dirty = || self.dirty().dirty > 0;
+        match (self.lane.way(), degraded) {
+            (Some(way), None) if way.healing().is_none() && !dirty() => ReplicaState::InSync,
+            (Some(_), _) => ReplicaState::Resyncing,
+            (None, _) if self.tending.state.lock().paused => ReplicaState::Paused,
+            (None, Some(Id::PulledAhead)) => ReplicaState::Behind,
+            (None, Some(Id::ReplicaFailed | Id::LogLost)) => ReplicaState::Failed,
+            (None, _) => ReplicaState::Missing,
+        }
+    }
+
+    /// What the write-intent log holds.
+    #[must_use]
+    pub fn dirty(&self) -> Counts {
+        let counts = self.intent.as_ref().map(|intent| intent.journal().counts());
+        counts.unwrap_or_default()
+    }
+
+    /// How far healing is, while there is any.
+    #[must_use]
+    pub fn healing(&self) -> Option<Arc<Healing>> {
+        self.lane.way().and_then(|way| way.healing())
+    }
+}
+
+/// The ground that healing stands on: a mirror in use.
+struct Live<'a> {
+    mirror: &'a Mirror,
+    way: &'a Arc<Way>,
+    replica_root: Arc<OwnedFd>,
+    journal: &'a Journal,
+}
+
+impl Ground for Live<'_> {
+    fn source(&self) -> &dyn Source {
+        &*self.mirror.source
+    }
+
+    fn nodes(&self) -> &Arc<Nodes> {
+        &self.mirror.nodes
+    }
+
+    fn primary_root(&self) -> BorrowedFd<'_> {
+        self.mirror.tending.primary_root.as_fd()
+    }
+
+    fn replica_root(&self) -> BorrowedFd<'_> {
+        self.replica_root.as_fd()
+    }
+
+    fn hold(&self, claims: Claims) -> Result<Turn<'_>, Fault> {
+        let turn = self.mirror.order.enter(&claims);
+        self.way.settle()?;
+        if self.mirror.lane.goes_by(self.way) {
+            Ok(turn)
+        } else {
+            Err(Fault::new(Errno::CANCELED, "healing".to_owned()))
+        }
+    }
+
+    fn journal(&self) -> &Journal {
+        self.journal
+    }
+
+    fn twin_replaced(&self, primary: Ident) {
+        if let Some(node) = self.mirror.nodes.find(primary) {
+            drop(node.forget_twin());
+        }
+    }
+}
