@@ -470,6 +470,20 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether a mark covers `key` now, so that a pin would cost no I/O.
+    #[must_use]
+    pub fn is_hot(&self, key: &Key) -> bool {
+        let mut pins = Pins::default();
+        self.table.pin(key).map(|mark| pins.push(mark)).is_some()
+    }
+
+    /// Whether the node with this serial has marks of its own: paths in the log that end when it
+    /// gets another name.
+    #[must_use]
+    pub fn has_marks(&self, serial: u64) -> bool {
+        self.table.has_marks(serial)
+    }
+
     /// Pins the mark whose cover id was `id` when somebody inherited from it; `None` once it has
     /// left, or somebody ended the inheritance.
     #[must_use]

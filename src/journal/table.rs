@@ -249,6 +249,11 @@ impl Table {
         }
     }
 
+    /// Whether a node has marks of its own.
+    pub(crate) fn has_marks(&self, serial: u64) -> bool {
+        shard(&self.nodes, serial).lock().contains_key(&serial)
+    }
+
     /// Every mark, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Mark>> {
         let mut all = Vec::with_capacity(self.alive());

@@ -252,7 +252,8 @@ impl<'a> Wanted<'a> {
         }
         let intent = self.intent;
         let describe = |wish: &Wish| (intent.object(&wish.node), wish.origin.clone());
-        let described: SmallVec<[_; 3]> = wishes.iter().map(|wish| move || describe(wish)).collect();
+        let described: SmallVec<[_; 3]> =
+            wishes.iter().map(|wish| move || describe(wish)).collect();
         let wants = wishes.iter().zip(&described).map(|(wish, describe)| Want {
             key: wish.key,
             describe,
@@ -260,6 +261,13 @@ impl<'a> Wanted<'a> {
         let wants: SmallVec<[Want<'_>; 3]> = wants.collect();
         let renamed = renamed.as_ref().map(|(from, to)| (&from[..], &to[..]));
         let pins = intent.journal.pin(&wants, renamed)?;
+        // Hot ones come first: whoever has a use for one asks for one.
+        debug_assert!(
+            wishes.len() < 2
+                || wishes
+                    .iter()
+                    .all(|wish| matches!(wish.use_as, Use::Nothing))
+        );
         for (wish, mark) in wishes.iter().zip(pins.marks()) {
             match &wish.use_as {
                 Use::Nothing => {}

@@ -342,12 +342,7 @@ impl Way {
         Ok(Carry::Done)
     }
 
-    fn follow(
-        &self,
-        op: &Op<'_>,
-        done: &Done,
-        pins: &Pins,
-    ) -> std::result::Result<Carry, Fault> {
+    fn follow(&self, op: &Op<'_>, done: &Done, pins: &Pins) -> std::result::Result<Carry, Fault> {
         let healing = self.healing();
         if healing.is_some_and(|healing| !healing.admits(op)) {
             pins.soil();
@@ -411,8 +406,7 @@ impl Way {
             return self.minding(pins, done).map(drop);
         }
         let (node, like, pins) = (node.clone(), *like, std::mem::take(pins));
-        self.reserve(0)?
-            .fill(|| Task::Conform { node, like, pins });
+        self.reserve(0)?.fill(|| Task::Conform { node, like, pins });
         Ok(())
     }
 
@@ -421,7 +415,11 @@ impl Way {
     /// # Errors
     /// A fault when the replica does not answer any more.
     pub fn settle(&self) -> std::result::Result<(), Fault> {
-        match self.window.as_ref().map_or(Ok(()), |window| window.settle()) {
+        match self
+            .window
+            .as_ref()
+            .map_or(Ok(()), |window| window.settle())
+        {
             // Who closed it has said why.
             Ok(()) | Err(Obstacle::Closed) => Ok(()),
             Err(obstacle) => Err(fault(obstacle)),
@@ -431,7 +429,10 @@ impl Way {
     /// The fault of a replica that has not answered for too long, for whoever looks.
     #[must_use]
     pub fn stalled(&self) -> Option<Fault> {
-        let stalled = self.window.as_ref().is_some_and(|window| window.has_stalled());
+        let stalled = self
+            .window
+            .as_ref()
+            .is_some_and(|window| window.has_stalled());
         stalled.then(|| fault(Obstacle::Stalled))
     }
 

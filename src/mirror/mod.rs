@@ -296,7 +296,13 @@ impl Mirror {
         };
         let twin = |node: &Arc<Node>| way.and_then(|way| way.twin(node));
         match intent.mark(op, &twin) {
-            Ok(marked) => Ok(marked),
+            Ok(marked) => {
+                let is_whole = || way.is_some_and(|way| way.healing().is_none());
+                if intent.journal().is_crowded() && is_whole() {
+                    self.tending.crowded();
+                }
+                Ok(marked)
+            }
             Err(errno) => self.lose_log(errno).map(|()| Marked::default()),
         }
     }
@@ -330,11 +336,21 @@ impl Mirror {
         }
     }
 
+    /// As [`Self::lose_log`], where nobody waits for an answer.
+    fn log_is_lost(&self, errno: Errno) {
+        // That it could not be noted anywhere is answered to the next change.
+        let _every_change_hears = self.lose_log(errno);
+    }
+
     /// Notes on the stamps that the log is lost.
     fn note_lost_log(&self, fault: &Fault, health: &mut Health) {
         let worn = creds::wear(Needs::DAEMON);
         let noted = worn.and_then(|()| self.record.log_lost(fault));
-        let recorded = if noted.is_ok() { RECORDED } else { UNRECORDABLE };
+        let recorded = if noted.is_ok() {
+            RECORDED
+        } else {
+            UNRECORDABLE
+        };
         self.recorded.store(recorded, Ordering::Release);
         self.log_lost.store(true, Ordering::Release);
         tracing::error!("{fault}; running degraded [{}]", fault.id());
@@ -400,12 +416,7 @@ impl Mirror {
     }
 
     /// Knows the object an op made, or the node one more name was given to.
-    fn remember(
-        &self,
-        op: &Op<'_>,
-        applied: &mut Applied,
-        marked: &Marked,
-    ) -> Option<Arc<Node>> {
+    fn remember(&self, op: &Op<'_>, applied: &mut Applied, marked: &Marked) -> Option<Arc<Node>> {
         let (parent, name) = match &op.action {
             Action::Create { parent, name, .. }
             | Action::Mkdir { parent, name, .. }
@@ -717,7 +728,7 @@ impl Mirror {
                 return self.times.touch(node);
             }
             match self.log().map(|intent| intent.mark_attributes(node)) {
-                Some(Err(errno)) => return drop(self.lose_log(errno)),
+                Some(Err(errno)) => return self.log_is_lost(errno),
                 Some(Ok(marked)) => pins = marked,
                 None => {}
             }

@@ -40,6 +40,16 @@ pub struct Tending {
     moved: Condvar,
     /// Healing is to stop where it is.
     stop: AtomicBool,
+    /// A checkpoint was asked for because there are many marks.
+    crowded: AtomicBool,
+}
+
+impl std::fmt::Debug for Tending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tending")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +74,7 @@ impl Tending {
             state: Mutex::default(),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +91,13 @@ impl Tending {
     fn ask(&self) {
         self.state.lock().asked = true;
         self.moved.notify_all();
+    }
+
+    /// There are so many marks that it is time for a checkpoint.
+    pub(super) fn crowded(&self) {
+        if !self.crowded.swap(true, Ordering::AcqRel) {
+            self.ask();
+        }
     }
 
     /// Ends the thread, and waits until it does nothing more.
@@ -126,7 +144,11 @@ impl Mirror {
                 None => RETRY,
                 Some(way) if self.lacks_something(way) => {
                     self.heal(way);
-                    if way.healing().is_some() { RETRY } else { CHECKPOINT }
+                    if way.healing().is_some() {
+                        RETRY
+                    } else {
+                        CHECKPOINT
+                    }
                 }
                 Some(_) => {
                     self.checkpoint();
@@ -138,7 +160,9 @@ impl Mirror {
 
     /// Whether the replica is to be healed.
     fn lacks_something(&self, way: &Way) -> bool {
-        let dirty = self.log().is_some_and(|intent| intent.journal().counts().dirty > 0);
+        let dirty = self
+            .log()
+            .is_some_and(|intent| intent.journal().counts().dirty > 0);
         if dirty && way.healing().is_none() {
             way.heal_again();
         }
@@ -179,7 +203,11 @@ impl Mirror {
                 let mut state = self.tending.state.lock();
                 let known = state.why_not.as_ref();
                 if known.is_none_or(|known| (known.id, &known.why) != (refusal.id, &refusal.why)) {
-                    tracing::warn!("the replica cannot be taken in: {} [{}]", refusal.why, refusal.id);
+                    tracing::warn!(
+                        "the replica cannot be taken in: {} [{}]",
+                        refusal.why,
+                        refusal.id
+                    );
                 }
                 state.why_not = Some(refusal);
                 None
@@ -272,8 +300,9 @@ impl Mirror {
         }
         match intent.journal().end_checkpoint(point) {
             Ok(_) => intent.forget_crowds(),
-            Err(errno) => drop(self.lose_log(errno)),
+            Err(errno) => self.log_is_lost(errno),
         }
+        self.tending.crowded.store(false, Ordering::Release);
     }
 
     /// Asks for a checkpoint, or for the replica to be looked for, now.
@@ -305,7 +334,12 @@ impl Mirror {
     /// What is known about the replica, in one word.
     #[must_use]
     pub fn replica_state(&self) -> ReplicaState {
-        let degraded = self.health.lock().degraded.as_ref().map(|degraded| degraded.id);
+        let degraded = self
+            .health
+            .lock()
+            .degraded
+            .as_ref()
+            .map(|degraded| degraded.id);
         let dirty = || self.dirty().dirty > 0;
         match (self.lane.way(), degraded) {
             (Some(way), None) if way.healing().is_none() && !dirty() => ReplicaState::InSync,

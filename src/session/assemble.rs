@@ -20,12 +20,12 @@ use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::{self, AttachError, Attached, Options};
 use crate::mirror::failure::{Named, show_path};
 use crate::mirror::lane::Lane;
-use crate::mirror::replica::{self, Fault};
+use crate::mirror::replica::{self, Fault, Whose};
 use crate::mirror::report::Scan;
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::window::Limits;
-use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
+use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
@@ -99,20 +99,23 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let doubles = if ahead { allowed / DOUBLES_PART } else { 0 };
     let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
     let each = count((allowed - doubles) / 2);
-    let primary = Arc::new(Tree::new(Side::Primary, primary_root, each));
+    let own = primary_root.try_clone();
+    let own = own.map_err(|e| Refusal::system(e.to_string()))?;
+    let primary = Arc::new(Tree::new(Side::Primary, own, each));
     let open = attached.is_in_sync();
-    let target: Arc<dyn Target> = match replica_root {
-        Ok(root) => {
-            let tree = Tree::new(Side::Replica, root, each).with_engine(engine.clone());
-            Arc::new(if ahead {
-                tree.past_cache(count(doubles))
-            } else {
-                tree
-            })
-        }
-        // Never asked for anything: its lane is closed from the start.
-        Err(_) => primary.clone(),
+    let reached = |root: OwnedFd| {
+        let own = root.try_clone()?;
+        let tree = Tree::new(Side::Replica, own, each).with_engine(engine.clone());
+        let target: Arc<dyn Target> = Arc::new(if ahead {
+            tree.past_cache(count(doubles))
+        } else {
+            tree
+        });
+        let replica = replica::Replica::new(target, attached.lacks());
+        Ok(Reached { replica, root })
     };
+    let replica = replica_root.ok().filter(|_| open).map(reached).transpose();
+    let replica = replica.map_err(|e: std::io::Error| Refusal::system(e.to_string()))?;
     let root = primary.root_stat().map_err(|errno| {
         Refusal::refused(format!("the primary cannot be read: {}.", Named(errno)))
     })?;
@@ -137,22 +140,20 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
         primary,
-        lane: lane_of(
-            config,
-            replica::Replica::new(target, attached.lacks()),
-            open,
-            &engine,
-        ),
+        lane: lane_of(config, &engine),
+        replica,
+        to_heal: false,
+        intent: None,
+        way_back: None,
+        primary_root,
         nodes: nodes.clone(),
         record: attached.clone(),
         policy: config.on_replica_error,
         sync_both: config.fsync == Fsync::Both,
         health: health_of(&attached),
     }));
-    start("times", &mirror, Mirror::settle_times)?;
-    if config.mode == When::Async {
-        start("lane-1", &mirror, Mirror::carry_queued)?;
-    }
+    start("times", &mirror, |mirror| mirror.settle_times())?;
+    start("tend", &mirror, Mirror::tend)?;
     let caching = Caching {
         shared_primary: config.shared_primary,
         writeback: config.cache == Cache::Writeback,
@@ -174,7 +175,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
 }
 
 /// Starts one of the mirror's own threads.
-fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Mirror)) -> Result<(), Refusal> {
+fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Arc<Mirror>)) -> Result<(), Refusal> {
     let mirror = mirror.clone();
     std::thread::Builder::new()
         .name(name.to_owned())
@@ -201,10 +202,10 @@ fn engine_of(config: &MountConfig) -> Result<Arc<Engine>, Refusal> {
 }
 
 /// The way to the replica, and what waits on it.
-fn lane_of(config: &MountConfig, replica: replica::Replica, open: bool, engine: &Engine) -> Lane {
+fn lane_of(config: &MountConfig, engine: &Engine) -> Lane {
     let limits = limits_of(config);
-    let lane = Lane::new(replica, limits, open);
-    let Some(limits) = limits.filter(|_| open) else {
+    let lane = Lane::new(limits);
+    let Some(limits) = limits else {
         return lane;
     };
     let bytes = usize::try_from(limits.bytes.min(BUFFERS_MAX)).unwrap_or(0);
@@ -355,10 +356,7 @@ fn scan_of(config: &MountConfig, attached: &Attached, began: std::time::Instant)
 fn health_of(attached: &Attached) -> Health {
     let since = clock::now().tv_sec;
     let degraded = attached.degraded.as_ref().map(|refusal| Degraded {
-        fault: Fault {
-            errno: None,
-            doing: refusal.why.clone(),
-        },
+        fault: Fault::without_errno(Whose::Replica, &refusal.why),
         id: refusal.id,
         since,
     });
@@ -370,6 +368,16 @@ fn health_of(attached: &Attached) -> Health {
 }
 
 impl Record for Attached {
+    fn log_lost(&self, fault: &Fault) -> crate::sys::Result<()> {
+        self.degraded(fault).map(drop)
+    }
+
+    fn healed(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn leave(&self) {}
+
     fn degraded(&self, fault: &Fault) -> crate::sys::Result<u64> {
         self.mark_degraded(fault.errno, &fault.doing)
             .map_err(|failure| failure.errno)?;

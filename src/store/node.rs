@@ -458,7 +458,9 @@ impl Node {
     pub fn lose_cover(&self, mark: u64) {
         let none = Ordering::AcqRel;
         // Another one by now: that one stays.
-        let _other = self.cover.compare_exchange(mark, 0, none, Ordering::Acquire);
+        let _other = self
+            .cover
+            .compare_exchange(mark, 0, none, Ordering::Acquire);
     }
 
     /// Where it lies on the primary, relative to the root: names joined by `/`, nothing for the

@@ -283,7 +283,11 @@ impl Op<'_> {
             } => {
                 claims.push(Claim::attributes(node));
                 // Two modes move everything behind (the kernel's FUSE client refuses them today).
-                let length = if moves_content(*mode) { u64::MAX } else { *length };
+                let length = if moves_content(*mode) {
+                    u64::MAX
+                } else {
+                    *length
+                };
                 claims.push(Claim::data(node, *offset, length));
             }
             Action::CopyRange {

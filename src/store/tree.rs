@@ -272,7 +272,10 @@ impl Source for Tree {
 
     fn handle(&self, node: &Arc<Node>) -> Box<[u8]> {
         let object = self.open(node, Access::Path);
-        object.map_or_else(|_| Box::default(), |object| sys::at::file_handle(object.as_fd()))
+        object.map_or_else(
+            |_| Box::default(),
+            |object| sys::at::file_handle(object.as_fd()),
+        )
     }
 }
 

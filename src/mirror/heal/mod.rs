@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 //! stub
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use super::order::Turn;
 use super::replica::Fault;
 use crate::journal::Journal;
 use crate::store::op::{Claims, Op};
 use crate::store::{Ident, Nodes, Source};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 pub trait Ground: Sync {
     fn source(&self) -> &dyn Source;
     fn nodes(&self) -> &Arc<Nodes>;
@@ -19,9 +19,18 @@ pub trait Ground: Sync {
 }
 #[derive(Debug, Default)]
 pub struct Healing;
-pub enum Stop { Fault(Fault), Asked }
+pub enum Stop {
+    Fault(Fault),
+    Asked,
+}
 impl Healing {
-    pub fn new() -> Self { Self }
-    pub fn admits(&self, _op: &Op<'_>) -> bool { true }
-    pub fn run(&self, _g: &dyn Ground, _s: &AtomicBool, _t: Option<u64>) -> Result<(), Stop> { Ok(()) }
+    pub fn new() -> Self {
+        Self
+    }
+    pub fn admits(&self, _op: &Op<'_>) -> bool {
+        true
+    }
+    pub fn run(&self, _g: &dyn Ground, _s: &AtomicBool, _t: Option<u64>) -> Result<(), Stop> {
+        Ok(())
+    }
 }
