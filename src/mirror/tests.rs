@@ -17,6 +17,8 @@ use crate::store::direct::LARGE;
 use crate::store::{Applied, Piece, Side, Time, Tree};
 use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
 
+mod lost;
+
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
 struct Gate {
     tree: Tree,
@@ -143,6 +145,12 @@ impl Target for Gate {
     }
     fn space(&self) -> Result<Space> {
         Target::space(&self.tree)
+    }
+    fn sync_all(&self) -> Result<()> {
+        self.tree.sync_all()
+    }
+    fn twin(&self, node: &Arc<Node>) -> Option<Stat> {
+        self.tree.twin(node)
     }
 }
 
