@@ -255,6 +255,7 @@ fn attach_roots(
         degraded: config.degraded,
         adopt: config.adopt,
         init: config.init,
+        discard: false,
     };
     let how = How {
         kept_max: LISTED_MAX,
@@ -266,6 +267,7 @@ fn attach_roots(
     let options = Options {
         asked,
         metadata_loss: config.metadata_loss,
+        log: None,
         patience: ENDING,
         how,
     };
