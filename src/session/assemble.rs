@@ -256,6 +256,7 @@ fn attach_roots(
         degraded: config.degraded,
         adopt: config.adopt,
         init: config.init,
+        discard: false,
     };
     let how = How {
         kept_max: LISTED_MAX,
@@ -267,6 +268,7 @@ fn attach_roots(
     let options = Options {
         asked,
         metadata_loss: config.metadata_loss,
+        log: None,
         patience: ENDING,
         how,
     };

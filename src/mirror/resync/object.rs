@@ -134,6 +134,11 @@ impl Engine<'_> {
         let shared = |first: &&First| self.links.first.contains_key(&first.replica);
         if let Some(first) = self.links.first.values().find(shared) {
             self.path = first.path.to_vec();
+            if self.how.live {
+                // A number that was free again, most likely: it is looked at once more.
+                self.report(Kind::Entry, None, || "one inode in both copies".to_owned());
+                return Ok(());
+            }
             return Err(Errno::MLINK).on(Copy::Replica, "link");
         }
         Ok(())
