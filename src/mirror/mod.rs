@@ -150,6 +150,10 @@ pub struct Parts {
     pub intent: Option<Intent>,
     /// How a replica that was away comes back; never, without.
     pub way_back: Option<Box<dyn WayBack>>,
+    /// Whether a replica that is back is healed at once, or only when someone asks for it.
+    pub at_once: bool,
+    /// The most that healing may read and write, in bytes per second.
+    pub bytes_per_second: Option<u64>,
     /// The primary's root directory.
     pub primary_root: std::os::fd::OwnedFd,
     /// What the kernel knows.
@@ -203,7 +207,9 @@ impl Mirror {
         } else {
             NOTHING
         };
-        let tending = tend::Tending::new(parts.primary_root, parts.way_back);
+        let tending = tend::Tending::new(parts.primary_root, parts.way_back)
+            .at_once(parts.at_once)
+            .limited(parts.bytes_per_second);
         if let Some(reached) = parts.replica {
             tending.begin(&parts.lane, reached, parts.to_heal);
         }

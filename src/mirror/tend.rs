@@ -36,6 +36,8 @@ const CHECKPOINT: Duration = Duration::from_secs(30);
 pub struct Tending {
     primary_root: OwnedFd,
     way_back: Option<Box<dyn WayBack>>,
+    at_once: bool,
+    bytes_per_second: Option<u64>,
     state: Mutex<State>,
     moved: Condvar,
     /// Healing is to stop where it is.
@@ -66,16 +68,33 @@ struct State {
     why_not: Option<Refusal>,
 }
 
+/// Whether someone asked for it.
+struct Asked(bool);
+
 impl Tending {
     pub(super) fn new(primary_root: OwnedFd, way_back: Option<Box<dyn WayBack>>) -> Self {
         Self {
             primary_root,
             way_back,
+            at_once: true,
+            bytes_per_second: None,
             state: Mutex::default(),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
         }
+    }
+
+    /// The same, that waits to be asked before it takes a replica in again unless `at_once`.
+    pub(super) fn at_once(mut self, at_once: bool) -> Self {
+        self.at_once = at_once;
+        self
+    }
+
+    /// The same, that reads and writes no more than so many bytes per second for healing.
+    pub(super) fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.bytes_per_second = bytes_per_second;
+        self
     }
 
     /// Opens the way to a replica that is within reach.
@@ -111,8 +130,8 @@ impl Tending {
         }
     }
 
-    /// Waits until it is asked for something, `limit` is over, or the mount ends: false then.
-    fn wait(&self, limit: Duration) -> bool {
+    /// Waits until it is asked for something, `limit` is over, or the mount ends: `None` then.
+    fn wait(&self, limit: Duration) -> Option<Asked> {
         let until = Instant::now() + limit;
         let mut state = self.state.lock();
         state.busy = false;
@@ -122,9 +141,9 @@ impl Tending {
                 break;
             }
         }
-        state.asked = false;
+        let asked = std::mem::take(&mut state.asked);
         state.busy = !state.ended;
-        state.busy
+        state.busy.then_some(Asked(asked))
     }
 }
 
@@ -134,11 +153,11 @@ impl Mirror {
         let mut way = self.lane.way();
         way.iter().for_each(|way| self.start_lane(way));
         let mut limit = Duration::ZERO;
-        while self.tending.wait(limit) {
+        while let Some(Asked(asked)) = self.tending.wait(limit) {
             if way.as_ref().is_none_or(|way| !self.lane.goes_by(way)) {
                 // Who holds on to a way that is closed keeps the replica from being taken in.
                 drop(way.take());
-                way = self.reach();
+                way = self.reach(asked || self.tending.at_once);
             }
             limit = match &way {
                 None => RETRY,
@@ -183,8 +202,8 @@ impl Mirror {
     }
 
     /// Looks for a replica that is away, and begins to heal it if it is there.
-    fn reach(self: &Arc<Self>) -> Option<Arc<Way>> {
-        let way_back = self.tending.way_back.as_ref()?;
+    fn reach(self: &Arc<Self>, wanted: bool) -> Option<Arc<Way>> {
+        let way_back = self.tending.way_back.as_ref().filter(|_| wanted)?;
         // What is still under way to it could change it behind our back. Without the log nobody
         // knows what it lacks.
         if self.tending.state.lock().paused || self.lane.is_haunted() || self.log().is_none() {
@@ -228,7 +247,7 @@ impl Mirror {
             journal: intent.journal(),
         };
         loop {
-            match healing.run(&ground, &self.tending.stop, None) {
+            match healing.run(&ground, &self.tending.stop, self.tending.bytes_per_second) {
                 Ok(_) => {}
                 Err(Stop::Asked) => return,
                 Err(Stop::Fault(fault)) => {

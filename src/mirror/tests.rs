@@ -244,6 +244,8 @@ impl Bench {
             replica: Some(Reached { replica, root }),
             to_heal: false,
             way_back: None,
+            at_once: true,
+            bytes_per_second: None,
             primary_root,
             nodes: nodes.clone(),
             record: note.clone(),

@@ -10,22 +10,25 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion};
+use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion, Resync};
 use super::keeper::{Heard, Keeper};
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
 use super::transport::Transport;
 use crate::fs::{Caching, MirrorFs};
 use crate::mirror::attach::decide::{Asked, Typed};
+use crate::mirror::attach::log::Keeping;
+use crate::mirror::attach::refusal::{Id, Refusal as MirrorRefusal};
 use crate::mirror::attach::{self, AttachError, Attached, Options};
-use crate::mirror::failure::{Named, show_path};
+use crate::mirror::failure::{Copy, Failure, Named, show_path};
+use crate::mirror::intent::Intent;
 use crate::mirror::lane::Lane;
 use crate::mirror::replica::{self, Fault, Whose};
 use crate::mirror::report::Scan;
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::window::Limits;
-use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record};
+use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record, WayBack};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
@@ -93,6 +96,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let attached = Arc::new(attached);
 
     let engine = engine_of(config)?;
+    let journal = attached.take_journal().map(Arc::new);
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let allowed = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS);
     let ahead = config.mode == When::Async;
@@ -103,19 +107,19 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let own = own.map_err(|e| Refusal::system(e.to_string()))?;
     let primary = Arc::new(Tree::new(Side::Primary, own, each));
     let open = attached.is_in_sync();
-    let reached = |root: OwnedFd| {
-        let own = root.try_clone()?;
-        let tree = Tree::new(Side::Replica, own, each).with_engine(engine.clone());
-        let target: Arc<dyn Target> = Arc::new(if ahead {
-            tree.past_cache(count(doubles))
-        } else {
-            tree
-        });
-        let replica = replica::Replica::new(target, attached.lacks());
-        Ok(Reached { replica, root })
+    let there = There {
+        attached: attached.clone(),
+        config: config.clone(),
+        engine: engine.clone(),
+        descriptors: each,
+        doubles: count(doubles),
     };
-    let replica = replica_root.ok().filter(|_| open).map(reached).transpose();
-    let replica = replica.map_err(|e: std::io::Error| Refusal::system(e.to_string()))?;
+    let to_heal = attached.is_resyncing();
+    let open = open || to_heal;
+    let replica = replica_root.ok().filter(|_| open).map(|root| there.replica(root));
+    let replica = replica.transpose().map_err(|errno| {
+        Refusal::system(format!("the replica cannot be opened: {}.", Named(errno)))
+    })?;
     let root = primary.root_stat().map_err(|errno| {
         Refusal::refused(format!("the primary cannot be read: {}.", Named(errno)))
     })?;
@@ -142,9 +146,11 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         primary,
         lane: lane_of(config, &engine),
         replica,
-        to_heal: false,
-        intent: None,
-        way_back: None,
+        to_heal,
+        intent: journal.map(|journal| Intent::new(journal, source.clone())),
+        way_back: Some(Box::new(there)),
+        at_once: config.resync == Resync::Auto,
+        bytes_per_second: config.bwlimit,
         primary_root,
         nodes: nodes.clone(),
         record: attached.clone(),
@@ -172,6 +178,53 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         keeper: Arc::new(Keeper::new(config, heard, &attached, scan)),
         transport,
     })
+}
+
+/// The replica of a mirror, and how to get there.
+struct There {
+    attached: Arc<Attached>,
+    config: MountConfig,
+    engine: Arc<Engine>,
+    /// Descriptors it may use, and how many more for writes past the page cache.
+    descriptors: usize,
+    doubles: usize,
+}
+
+impl There {
+    /// The replica below `root`.
+    fn replica(&self, root: OwnedFd) -> Result<Reached, Errno> {
+        let own = rustix::io::fcntl_dupfd_cloexec(&root, 0)?;
+        let tree = Tree::new(Side::Replica, own, self.descriptors).with_engine(self.engine.clone());
+        let target: Arc<dyn Target> = Arc::new(if self.config.mode == When::Async {
+            tree.past_cache(self.doubles)
+        } else {
+            tree
+        });
+        let replica = replica::Replica::new(target, self.attached.lacks());
+        Ok(Reached { replica, root })
+    }
+}
+
+impl WayBack for There {
+    fn reach(&self) -> Result<Reached, MirrorRefusal> {
+        let path = &self.config.replicas[0].place.path;
+        let root = self.attached.reattach(&|| open_root(path, &self.config));
+        let root = root.map_err(|refusal| *refusal)?;
+        let reached = self.replica(root).map_err(|errno| Failure {
+            copy: Copy::Replica,
+            path: Vec::new(),
+            call: "dup",
+            errno,
+        });
+        let begun = reached.and_then(|reached| self.attached.begin_resync().map(|()| reached));
+        begun.map_err(|failure| MirrorRefusal {
+            id: Id::StampFailed,
+            what: String::new(),
+            why: format!("{failure}."),
+            more: Vec::new(),
+            next: Vec::new(),
+        })
+    }
 }
 
 /// Starts one of the mirror's own threads.
@@ -268,7 +321,10 @@ fn attach_roots(
     let options = Options {
         asked,
         metadata_loss: config.metadata_loss,
-        log: None,
+        log: Some(Keeping {
+            state_dir: config.state_dir.clone(),
+            intent: config.intent,
+        }),
         patience: ENDING,
         how,
     };
@@ -371,14 +427,21 @@ fn health_of(attached: &Attached) -> Health {
 
 impl Record for Attached {
     fn log_lost(&self, fault: &Fault) -> crate::sys::Result<()> {
-        self.degraded(fault).map(drop)
+        self.doubt_all(fault.errno, &fault.doing)
+            .map_err(|failure| failure.errno)
     }
 
     fn healed(&self) -> Result<(), String> {
-        Ok(())
+        // What was only skipped in between has not changed what the stamps say.
+        if self.is_in_sync() {
+            return Ok(());
+        }
+        Self::healed(self).map_err(|failure| failure.to_string())
     }
 
-    fn leave(&self) {}
+    fn leave(&self) {
+        self.leave_replica();
+    }
 
     fn degraded(&self, fault: &Fault) -> crate::sys::Result<u64> {
         self.mark_degraded(fault.errno, &fault.doing)

@@ -257,6 +257,8 @@ fn revived(bench: &Bench) -> Arc<Mirror> {
         }),
         to_heal: true,
         way_back: None,
+        at_once: true,
+        bytes_per_second: None,
         primary_root,
         record: Arc::new(Note::default()),
         policy: OnReplicaError::Degrade,
