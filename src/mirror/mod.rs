@@ -102,9 +102,28 @@ pub struct Reached {
     pub root: std::os::fd::OwnedFd,
 }
 
+/// Whether the copies were compared since anybody could have changed them behind the mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verified {
+    /// They were, or nobody could.
+    #[default]
+    Yes,
+    /// Not to the end.
+    NotYet,
+    /// They differ.
+    Differs {
+        /// In so many places.
+        count: u64,
+        /// Such as this one, in words.
+        first: String,
+    },
+}
+
 /// What the mirror knows about itself.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
+    /// Whether the copies were compared since they lay bare.
+    pub verified: Verified,
     /// The epoch: grows when the primary goes on alone.
     pub epoch: u64,
     /// The epoch before the replica failed, if it did.

@@ -21,7 +21,7 @@ use super::lane::{Lane, Way};
 use super::order::Turn;
 use super::replica::{Fault, Whose};
 use super::state::ReplicaState;
-use super::{Mirror, NOTHING, Reached, WayBack};
+use super::{Mirror, NOTHING, Reached, Verified, WayBack};
 use crate::journal::{Counts, Journal};
 use crate::store::op::Claims;
 use crate::store::{Ident, Nodes, Source};
@@ -350,18 +350,40 @@ impl Mirror {
         self.tending.state.lock().why_not.clone()
     }
 
+    /// Looks at the copies while nothing changes on either; `None` when there is only one now.
+    pub fn stand_still<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        let _nothing_under_way = self.gate.write();
+        self.carry_all(self.times.take());
+        let way = self.lane.way().filter(|way| way.healing().is_none())?;
+        if let Err(fault) = way.settle() {
+            self.fail(fault, &way);
+            return None;
+        }
+        Some(look())
+    }
+
+    /// Notes what a comparison of the copies has shown.
+    pub fn set_verified(&self, verified: Verified) {
+        self.health.lock().verified = verified;
+    }
+
     /// What is known about the replica, in one word.
     #[must_use]
     pub fn replica_state(&self) -> ReplicaState {
-        let degraded = self
-            .health
-            .lock()
-            .degraded
-            .as_ref()
-            .map(|degraded| degraded.id);
+        let (degraded, verified) = {
+            let health = self.health.lock();
+            let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
+            (degraded, health.verified == Verified::Yes)
+        };
         let dirty = || self.dirty().dirty > 0;
         match (self.lane.way(), degraded) {
-            (Some(way), None) if way.healing().is_none() && !dirty() => ReplicaState::InSync,
+            (Some(way), None) if way.healing().is_none() && !dirty() => {
+                if verified {
+                    ReplicaState::InSync
+                } else {
+                    ReplicaState::Unverified
+                }
+            }
             (Some(_), _) => ReplicaState::Resyncing,
             (None, _) if self.tending.state.lock().paused => ReplicaState::Paused,
             (None, Some(Id::PulledAhead)) => ReplicaState::Behind,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion, Resync};
+use super::first_look;
 use super::keeper::{Heard, Keeper};
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
@@ -28,7 +29,7 @@ use crate::mirror::report::Scan;
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::window::Limits;
-use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record, WayBack};
+use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record, Verified, WayBack};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
@@ -95,6 +96,9 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let scan = scan_of(config, &attached, began);
     let attached = Arc::new(attached);
 
+    let verified = first_look::before(&attached, config);
+    let roots = [Some(&primary_root), replica_root.as_ref().ok()];
+    let roots = roots.map(|root| root.and_then(|root| root.try_clone().ok()));
     let engine = engine_of(config)?;
     let journal = attached.take_journal().map(Arc::new);
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -156,10 +160,16 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         record: attached.clone(),
         policy: config.on_replica_error,
         sync_both: config.fsync == Fsync::Both,
-        health: health_of(&attached),
+        health: health_of(&attached, verified.clone()),
     }));
     start("times", &mirror, |mirror| mirror.settle_times())?;
     start("tend", &mirror, Mirror::tend)?;
+    if verified == Verified::NotYet
+        && let [Some(primary), Some(replica)] = roots
+    {
+        let (attached, stop) = (attached.clone(), signals.stop_switch());
+        first_look::meanwhile(attached, mirror.clone(), config, [primary, replica], stop)?;
+    }
     let caching = Caching {
         shared_primary: config.shared_primary,
         writeback: config.cache == Cache::Writeback,
@@ -411,7 +421,7 @@ fn scan_of(config: &MountConfig, attached: &Attached, began: std::time::Instant)
     })
 }
 
-fn health_of(attached: &Attached) -> Health {
+fn health_of(attached: &Attached, verified: Verified) -> Health {
     let since = clock::now().tv_sec;
     let degraded = attached.degraded.as_ref().map(|refusal| Degraded {
         fault: Fault::without_errno(Whose::Replica, &refusal.why),
@@ -421,6 +431,7 @@ fn health_of(attached: &Attached) -> Health {
     Health {
         epoch: attached.epoch(),
         epoch_before: None,
+        verified,
         degraded,
     }
 }

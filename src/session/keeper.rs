@@ -14,7 +14,7 @@ use crate::mirror::attach::refusal::Id;
 use crate::mirror::failure::{Named, errno_name};
 use crate::mirror::report::{Primary, Reason, Replica, Report, Scan};
 use crate::mirror::state::{MirrorState, ReplicaState};
-use crate::mirror::{Degraded, Mirror};
+use crate::mirror::{Degraded, Mirror, Verified};
 use crate::store::cache::Cache as StatCache;
 use crate::sys::{Errno, clock};
 use crate::uring::{Engine, Rung};
@@ -99,11 +99,28 @@ impl Keeper {
         }
     }
 
+    /// Why nobody can say that the copies are equal, though nothing is known to be missing.
+    fn explain_unverified(&self, report: &mut Report) {
+        let Verified::Differs { count, first } = self.heard.mirror.health().verified else {
+            return;
+        };
+        report.action = Some(format!("Look: mirrorfs verify {}", self.mountpoint));
+        report.reason = Some(Reason {
+            id: Id::Differences.to_string(),
+            errno: None,
+            text: format!(
+                "Someone changed a copy while the mirror was not mounted: {count} differences,\n\
+                 such as {first}"
+            ),
+            since: report.mounted_since,
+        });
+    }
+
     /// Why it is not in-sync, and what to do about it.
     fn explain(&self, report: &mut Report, state: ReplicaState, degraded: Option<Degraded>) {
         let replica = &report.replicas[0];
         let Some(degraded) = degraded else {
-            return;
+            return self.explain_unverified(report);
         };
         let errno = degraded.fault.errno;
         let (doing, at) = (&degraded.fault.doing, &self.mountpoint);
