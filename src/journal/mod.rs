@@ -17,6 +17,8 @@ mod record;
 mod region;
 mod renames;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
