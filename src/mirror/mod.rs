@@ -10,6 +10,7 @@
 
 pub mod attach;
 pub mod failure;
+pub mod heal;
 pub mod lane;
 pub mod order;
 pub mod replica;
