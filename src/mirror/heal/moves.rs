@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{Mode, RenameFlags};
 
 use super::place::{Held, Way};
-use super::worker::{Item, Task, Worker};
+use super::worker::{Item, Task, Worker, take};
 use super::{Halt, Outcome, Stop};
 use crate::journal::{Aspect, Origin, Twin};
 use crate::mirror::failure::Copy;
@@ -120,7 +120,7 @@ impl Worker<'_> {
     fn settle(&mut self, number: usize, held: &Held) {
         let job = &mut self.jobs[number];
         job.tops.clear();
-        job.mark.take_dirty();
+        take(&job.mark);
         let ident = held.ident();
         self.healing.changed(|doubt| {
             doubt.lift(ident);
@@ -161,7 +161,7 @@ impl Worker<'_> {
                 continue;
             }
             // Under the hold: what is skipped later makes it dirty again.
-            mark.take_dirty();
+            take(&mark);
             let moved = self.move_twin(&way, held.ident(), &origin.path, is_twin);
             drop(turn);
             match moved {

@@ -242,12 +242,16 @@ pub(super) enum Found {
 /// node has, or through its handle.
 pub(super) fn find(ground: &dyn Ground, object: &Object, paths: &[Box<[u8]>]) -> Outcome<Found> {
     let nodes = ground.nodes();
+    let root = nodes.root().place(Side::Primary).ident();
+    if object.path.is_empty() && (object.ino == 0 || root.is_some_and(|r| r.ino == object.ino)) {
+        return Ok(Found::At(Held::known(nodes, nodes.root())));
+    }
     for path in paths {
         if let Some(held) = at_path(ground, object, path)? {
             return Ok(Found::At(held));
         }
     }
-    let dev = nodes.root().place(Side::Primary).ident().map_or(0, |i| i.dev);
+    let dev = root.map_or(0, |root| root.dev);
     let ino = object.ino;
     if let Some(node) = nodes.find(Ident { dev, ino }) {
         let path = Way::to(&node, |_| true).map(|way| way.path());

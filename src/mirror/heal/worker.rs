@@ -219,11 +219,11 @@ impl<'a> Worker<'a> {
     /// Finds the objects of all dirty marks, and puts in doubt what they cover.
     fn collect(&mut self) -> Result<(), Stop> {
         let dirty = self.ground.journal().dirty();
-        let mut unknown = Vec::new();
+        let (mut unknown, mut pinned) = (Vec::new(), Vec::new());
         let known = self.jobs.len();
         for (mark, paths) in dirty {
-            let Some(pins) = self.ground.journal().pin_cover(mark.id()) else {
-                continue; // it has just got another id: it is dirty still, for the next round
+            let Some(pins) = Pins::of(&mark) else {
+                continue; // another mark stands for it by now, and is dirty in its place
             };
             if let Some(origin) = mark.origin.as_ref() {
                 self.twins.note(mark.object.ino, origin);
@@ -238,6 +238,7 @@ impl<'a> Worker<'a> {
                 Ok(Found::Gone) => None,
                 Ok(Found::Unknown) | Err(Halt::Lost | Halt::Unlike) => {
                     unknown.push(mark);
+                    pinned.push(pins);
                     continue;
                 }
                 Err(Halt::Trouble(trouble)) => return Err(self.halted(&trouble, None)),
@@ -257,8 +258,9 @@ impl<'a> Worker<'a> {
         }
         if !unknown.is_empty() {
             self.escalate()?;
-            // The mark of the whole tree is durable: it stands for these.
-            unknown.iter().for_each(|mark| drop(mark.take_dirty()));
+            // The mark of the whole tree is durable: it stands for these, which are free to go.
+            unknown.iter().for_each(|mark| take(mark));
+            drop(pinned);
         }
         let jobs = &mut self.jobs[known..];
         let root = self.ground.nodes().root().place(Side::Primary).ident();
@@ -268,7 +270,7 @@ impl<'a> Worker<'a> {
                 let Some(held) = &job.object else {
                     let ino = job.mark.object.ino;
                     let dev = root.map_or(0, |root| root.dev);
-                    job.mark.take_dirty();
+                    take(&job.mark);
                     doubt.lift(Ident { dev, ino });
                     continue;
                 };
@@ -322,7 +324,7 @@ impl<'a> Worker<'a> {
             let is_root = Arc::ptr_eq(held.node(), &root);
             if self.is_whole && !(is_root && matches!(mark.aspect, Aspect::Tree)) {
                 // All of it is a part of the whole, which is looked at from now on.
-                mark.take_dirty();
+                take(&mark);
                 continue;
             }
             let (seconds, nanos) = mark.stamp;
@@ -354,8 +356,6 @@ impl<'a> Worker<'a> {
                 _ => self.late.push(item),
             }
         }
-        dirs.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
-        self.dirs.extend(dirs.into_iter().map(|(_, item)| item));
         let waiting = std::mem::take(&mut self.waiting);
         if let Some(job) = waiting.first().map(|item| item.job).filter(|_| dirs.is_empty()) {
             // What they wait for is healed for their sake: nobody marked it, or not yet.
@@ -368,12 +368,14 @@ impl<'a> Worker<'a> {
                 dirs.push((depth, item));
             }
         }
-        let (dirs, late) = waiting
+        let (waiting, late) = waiting
             .into_iter()
             .partition::<Vec<_>, _>(|item| matches!(item.task, Task::Names(_)));
-        // Behind the marks, which may be what they wait for.
-        self.dirs.splice(0..0, dirs);
         self.late.extend(late);
+        // The last one is taken first. What waited comes behind the marks: it may wait for them.
+        dirs.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+        self.dirs.extend(waiting);
+        self.dirs.extend(dirs.into_iter().map(|(_, item)| item));
     }
 
     /// Works until nothing is left but what waits for the next round.
@@ -431,7 +433,7 @@ impl<'a> Worker<'a> {
         });
         // What was skipped while all its directories were still to come has been looked at since.
         if seen && !tops.is_empty() {
-            job.mark.take_dirty();
+            take(&job.mark);
         }
         job.pins = None;
         self.show_left();
@@ -461,7 +463,7 @@ impl<'a> Worker<'a> {
                 let ident = item.held.ident();
                 self.healing.changed(|doubt| doubt.lift(ident));
                 if item.is_top {
-                    self.jobs[item.job].mark.take_dirty();
+                    take(&self.jobs[item.job].mark);
                 }
                 self.done(item);
                 return Ok(());
@@ -526,7 +528,7 @@ impl<'a> Worker<'a> {
         if item.is_top {
             // Before anything is looked at, and while nothing can be skipped: what is skipped later
             // makes it dirty again.
-            self.jobs[item.job].mark.take_dirty();
+            take(&self.jobs[item.job].mark);
         }
         match &mut item.task {
             Task::Names(depth) => {
@@ -655,4 +657,9 @@ fn claims(item: &Item, way: &Way, others: &[(&Held, Way)]) -> Claims {
 fn ways(with: &[Held]) -> Vec<(&Held, Way)> {
     let way = |held| Some((held, Way::to(Held::node(held), |_| true)?));
     with.iter().filter_map(way).collect()
+}
+
+/// From now on what is skipped is to be healed again, and what was before is looked at.
+pub(super) fn take(mark: &Mark) {
+    let _was_dirty = mark.take_dirty();
 }
