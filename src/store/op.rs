@@ -238,13 +238,25 @@ impl Claim {
         }
     }
 
-    fn all_names(dir: &Node) -> Self {
+    /// Every name in `dir`.
+    #[must_use]
+    pub fn all_names(dir: &Node) -> Self {
         Self {
             node: dir.serial,
             aspect: Aspect::Names,
             start: 0,
             last: u64::MAX,
         }
+    }
+
+    /// Any claims in the one order common to all, each aspect of a node once.
+    #[must_use]
+    pub fn together(claims: impl IntoIterator<Item = Self>) -> Claims {
+        let mut claims: Claims = claims.into_iter().collect();
+        if !claims.is_empty() {
+            merge(&mut claims);
+        }
+        claims
     }
 
     /// Whether two claims cannot be held at once.

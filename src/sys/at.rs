@@ -7,7 +7,7 @@
 //! magic link `/proc/self/fd/N`, which leads to the same object.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
@@ -357,4 +357,33 @@ pub fn file_handle(fd: BorrowedFd<'_>) -> Box<[u8]> {
         Some(bytes) if code == 0 => [&found.kind.to_le_bytes(), bytes].concat().into(),
         _ => Box::default(),
     }
+}
+
+/// Opens (`O_PATH`) the object that [`file_handle`] gave `handle` of, on the file system of `root`,
+/// which must be really open.
+///
+/// # Errors
+/// `ESTALE` when there is no such object any more, `EPERM` without `CAP_DAC_READ_SEARCH`.
+pub fn open_handle(root: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd> {
+    let (kind, bytes) = handle.split_first_chunk::<4>().ok_or(Errno::INVAL)?;
+    let mut wanted = FileHandle {
+        bytes: u32::try_from(bytes.len()).map_err(|_| Errno::INVAL)?,
+        kind: i32::from_le_bytes(*kind),
+        handle: [0; HANDLE_MAX],
+    };
+    let room = wanted.handle.get_mut(..bytes.len());
+    room.ok_or(Errno::INVAL)?.copy_from_slice(bytes);
+    // SAFETY: `wanted` holds as many bytes of a handle as it says.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            root.as_raw_fd(),
+            &raw mut wanted,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    let fd = checked(code)?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
