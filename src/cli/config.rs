@@ -7,7 +7,10 @@ use super::args::{
     OnCongestionWord, OnReplicaErrorWord, ResyncWord,
 };
 use super::options::Flags;
-use crate::session::config::{Cache, Fsync, Intent, Io, Log, MetadataLoss, Mode, MountRequest, OnCongestion, OnReplicaError, Resync};
+use crate::session::config::{
+    Cache, Fsync, Intent, Io, Log, MetadataLoss, Mode, MountRequest, OnCongestion, OnReplicaError,
+    Resync,
+};
 use crate::session::refusal::Refusal;
 
 /// What the typed words ask for.

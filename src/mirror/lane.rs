@@ -21,6 +21,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 
+use super::attributes_of;
 use super::heal::Healing;
 use super::replica::{Done, Fault, Replica, Whose};
 use super::window::{Lag, Limits, Obstacle, Ticket, Window};
@@ -348,22 +349,26 @@ impl Way {
             pins.soil();
             return Ok(Carry::Skipped);
         }
-        self.minding(pins, self.replica.follow(op, done))
+        self.minding(op, pins, self.replica.follow(op, done))
     }
 
     /// While the replica is healing, a name that is not there, or is taken, is no failure of it.
     fn minding(
         &self,
+        op: &Op<'_>,
         pins: &Pins,
         done: std::result::Result<(), Fault>,
     ) -> std::result::Result<Carry, Fault> {
         match done {
             Ok(()) => Ok(Carry::Done),
-            Err(fault) if fault.is_about_names() && self.is_healing.load(Ordering::Acquire) => {
-                pins.soil();
-                Ok(Carry::Skipped)
-            }
-            Err(fault) => Err(fault),
+            Err(fault) => match self.healing().filter(|_| fault.is_about_names()) {
+                Some(healing) => {
+                    healing.missed(op);
+                    pins.soil();
+                    Ok(Carry::Skipped)
+                }
+                None => Err(fault),
+            },
         }
     }
 
@@ -379,7 +384,7 @@ impl Way {
     ) -> std::result::Result<(), Fault> {
         if self.window.is_none() {
             let done = self.replica.set_times(node, atime, mtime);
-            return self.minding(&pins, done).map(drop);
+            return self.minding(&attributes_of(node), &pins, done).map(drop);
         }
         let node = node.clone();
         self.reserve(0)?.fill(|| Task::Times {
@@ -403,7 +408,7 @@ impl Way {
     ) -> std::result::Result<(), Fault> {
         if self.window.is_none() {
             let done = self.replica.conform(node, like);
-            return self.minding(pins, done).map(drop);
+            return self.minding(&attributes_of(node), pins, done).map(drop);
         }
         let (node, like, pins) = (node.clone(), *like, std::mem::take(pins));
         self.reserve(0)?.fill(|| Task::Conform { node, like, pins });
@@ -606,11 +611,11 @@ impl Way {
                 pins,
             } => {
                 let done = self.replica.set_times(&node, atime, mtime);
-                self.minding(&pins, done).map(drop)
+                self.minding(&attributes_of(&node), &pins, done).map(drop)
             }
             Task::Conform { node, like, pins } => {
                 let done = self.replica.conform(&node, &like);
-                self.minding(&pins, done).map(drop)
+                self.minding(&attributes_of(&node), &pins, done).map(drop)
             }
         }
     }

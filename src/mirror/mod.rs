@@ -62,6 +62,8 @@ pub trait Record: Send + Sync {
     /// # Errors
     /// In words; then the replica is not in-sync.
     fn healed(&self) -> std::result::Result<(), String>;
+    /// Whether the primary is the primary still: its stamp can be read.
+    fn vouches(&self) -> bool;
     /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
     /// anything there.
     fn leave(&self);

@@ -10,7 +10,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -37,7 +37,8 @@ pub struct Tending {
     primary_root: OwnedFd,
     way_back: Option<Box<dyn WayBack>>,
     at_once: bool,
-    bytes_per_second: Option<u64>,
+    /// The most that healing may read and write, in bytes per second; 0 without a limit.
+    bytes_per_second: AtomicU64,
     state: Mutex<State>,
     moved: Condvar,
     /// Healing is to stop where it is.
@@ -77,7 +78,7 @@ impl Tending {
             primary_root,
             way_back,
             at_once: true,
-            bytes_per_second: None,
+            bytes_per_second: AtomicU64::new(0),
             state: Mutex::default(),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -93,7 +94,7 @@ impl Tending {
 
     /// The same, that reads and writes no more than so many bytes per second for healing.
     pub(super) fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
-        self.bytes_per_second = bytes_per_second;
+        self.bytes_per_second = AtomicU64::new(bytes_per_second.unwrap_or(0));
         self
     }
 
@@ -247,7 +248,7 @@ impl Mirror {
             journal: intent.journal(),
         };
         loop {
-            match healing.run(&ground, &self.tending.stop, self.tending.bytes_per_second) {
+            match healing.run(&ground, &self.tending.stop, &self.tending.bytes_per_second) {
                 Ok(_) => {}
                 Err(Stop::Asked) => return,
                 Err(Stop::Fault(fault)) => {
@@ -449,5 +450,9 @@ impl Ground for Live<'_> {
         if let Some(node) = self.mirror.nodes.find(primary) {
             drop(node.forget_twin());
         }
+    }
+
+    fn vouches(&self) -> bool {
+        self.mirror.record.vouches()
     }
 }

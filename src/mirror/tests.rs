@@ -169,6 +169,9 @@ impl Record for Note {
     fn healed(&self) -> std::result::Result<(), String> {
         Ok(())
     }
+    fn vouches(&self) -> bool {
+        true
+    }
     fn leave(&self) {}
     fn closed(&self, _: bool) -> std::result::Result<(), String> {
         Ok(())

@@ -120,7 +120,10 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     };
     let to_heal = attached.is_resyncing();
     let open = open || to_heal;
-    let replica = replica_root.ok().filter(|_| open).map(|root| there.replica(root));
+    let replica = replica_root
+        .ok()
+        .filter(|_| open)
+        .map(|root| there.replica(root));
     let replica = replica.transpose().map_err(|errno| {
         Refusal::system(format!("the replica cannot be opened: {}.", Named(errno)))
     })?;
@@ -448,6 +451,10 @@ impl Record for Attached {
             return Ok(());
         }
         Self::healed(self).map_err(|failure| failure.to_string())
+    }
+
+    fn vouches(&self) -> bool {
+        self.is_primary_stamped()
     }
 
     fn leave(&self) {

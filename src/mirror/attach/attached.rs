@@ -120,6 +120,13 @@ impl Attached {
         self.unverified.store(false, Ordering::Release);
     }
 
+    /// Whether the primary's stamp can be read and is this mirror's.
+    #[must_use]
+    pub fn is_primary_stamped(&self) -> bool {
+        let stamp = stamp::read(self.primary.root());
+        stamp.is_ok_and(|stamp| stamp.is_some_and(|stamp| stamp.id == self.id))
+    }
+
     /// What this mirror does without.
     #[must_use]
     pub fn lacks(&self) -> Lacks {

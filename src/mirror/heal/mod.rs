@@ -42,8 +42,6 @@ mod links;
 mod moves;
 mod names;
 mod place;
-#[cfg(test)]
-mod tests;
 mod worker;
 
 /// What healing may ask of the mirror.
@@ -282,6 +280,9 @@ impl Stop {
     fn of_log(errno: Errno) -> Self {
         let why = Named(errno);
         tracing::debug!("the write-intent log takes no mark: {why}");
-        Self::Fault(Fault::new(errno, "a mark in the write-intent log".to_owned()))
+        Self::Fault(Fault::new(
+            errno,
+            "a mark in the write-intent log".to_owned(),
+        ))
     }
 }

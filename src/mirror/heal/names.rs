@@ -12,10 +12,10 @@ use super::worker::{Depth, Item, Next, Task, Worker};
 use super::{Halt, Outcome};
 use crate::mirror::attach::stamp;
 use crate::mirror::failure::{Copy, Named};
+use crate::mirror::resync::Lack;
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{On, Trouble};
 use crate::mirror::resync::object::cannot_hold;
-use crate::mirror::resync::Lack;
 use crate::store::node::{Link, Side};
 use crate::store::{Ident, Name, Stat, walk};
 use crate::sys::Errno;
@@ -219,9 +219,7 @@ impl Worker<'_> {
                     .on(Copy::Primary, "readlinkat")?;
                 rustix::fs::symlinkat(&*target, at, c_name)
             }
-            kind => {
-                rustix::fs::mknodat(at, c_name, kind, Mode::RUSR | Mode::WUSR, primary.rdev)
-            }
+            kind => rustix::fs::mknodat(at, c_name, kind, Mode::RUSR | Mode::WUSR, primary.rdev),
         };
         match special {
             Err(errno) if cannot_hold(errno) => {
@@ -250,7 +248,9 @@ impl Worker<'_> {
         let seen = self.links.seen(primary.ident);
         let node = seen.map(|held| held.node().clone());
         // Names of this directory are held, and right once they were seen.
-        let links = node.iter().flat_map(|node| node.place(Side::Primary).links().to_vec());
+        let links = node
+            .iter()
+            .flat_map(|node| node.place(Side::Primary).links().to_vec());
         for link in links.collect::<Vec<_>>() {
             if Arc::ptr_eq(&link.parent, &own)
                 && link.name != *name
@@ -270,7 +270,10 @@ impl Worker<'_> {
         if links.is_empty() {
             return Ok(Linked::No);
         }
-        if !others.iter().any(|(held, _)| Arc::ptr_eq(held.node(), &node)) {
+        if !others
+            .iter()
+            .any(|(held, _)| Arc::ptr_eq(held.node(), &node))
+        {
             if dir.wanted.len() < WITH_MAX {
                 dir.wanted.push(Held::known(nodes, &node));
             }

@@ -276,7 +276,9 @@ impl<'a> Worker<'a> {
                 };
                 let ident = held.ident();
                 match job.mark.aspect {
-                    Aspect::Dir | Aspect::DirData if held.node().is_dir() => doubt.soil(held.node()),
+                    Aspect::Dir | Aspect::DirData if held.node().is_dir() => {
+                        doubt.soil(held.node())
+                    }
                     Aspect::Tree | Aspect::Moved if held.node().is_dir() => {
                         doubt.soil_below(ident);
                         job.tops.push(ident);
@@ -294,7 +296,11 @@ impl<'a> Worker<'a> {
         let root = self.ground.primary_root();
         let stat = Stat::of(root).map_err(|errno| {
             let call = "statx";
-            let trouble = Trouble { copy: Copy::Primary, call, errno };
+            let trouble = Trouble {
+                copy: Copy::Primary,
+                call,
+                errno,
+            };
             Stop::of(&trouble, ".")
         })?;
         let object = Object {
@@ -357,7 +363,11 @@ impl<'a> Worker<'a> {
             }
         }
         let waiting = std::mem::take(&mut self.waiting);
-        if let Some(job) = waiting.first().map(|item| item.job).filter(|_| dirs.is_empty()) {
+        if let Some(job) = waiting
+            .first()
+            .map(|item| item.job)
+            .filter(|_| dirs.is_empty())
+        {
             // What they wait for is healed for their sake: nobody marked it, or not yet.
             for dir in self.healing.changed(super::doubt::Doubt::soiled) {
                 let way = Way::to(&dir, |_| true);
@@ -561,7 +571,7 @@ impl<'a> Worker<'a> {
         for dir in above.iter().rev() {
             let held = Held::known(self.ground.nodes(), dir);
             self.healing.changed(|doubt| doubt.soil(dir));
-                self.push(Item::new(job, held, Task::Names(Depth::NAMES)));
+            self.push(Item::new(job, held, Task::Names(Depth::NAMES)));
         }
         Ok(())
     }

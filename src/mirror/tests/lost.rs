@@ -39,7 +39,10 @@ impl Anyone<'_> {
 
     /// The kernel forgets all.
     fn forget(&mut self) {
-        self.known.drain(..).rev().for_each(|id| self.bench.nodes.forget(id, 1));
+        self.known
+            .drain(..)
+            .rev()
+            .for_each(|id| self.bench.nodes.forget(id, 1));
     }
 
     fn fresh_path(&mut self) -> (String, Arc<Node>, Name) {
@@ -102,40 +105,73 @@ impl Anyone<'_> {
             6 => {
                 let (path, parent, name) = self.fresh_path();
                 let target = c"somewhere".to_owned();
-                self.apply(Action::Symlink { parent, name, target }, &[]);
+                self.apply(
+                    Action::Symlink {
+                        parent,
+                        name,
+                        target,
+                    },
+                    &[],
+                );
                 // Not among those that are written to.
                 drop(path);
             }
             7 => {
-                let Some(old) = self.pick(&others) else { return };
+                let Some(old) = self.pick(&others) else {
+                    return;
+                };
                 let node = self.node(old);
                 let (path, parent, name) = self.fresh_path();
                 self.apply(Action::Link { node, parent, name }, &[]);
                 self.others.push(path);
             }
             8 | 9 => {
-                let Some(path) = self.pick(&others) else { return };
+                let Some(path) = self.pick(&others) else {
+                    return;
+                };
                 let victim = Some(self.node(path));
                 let (parent, name) = self.split(path);
-                self.apply(Action::Unlink { parent, name, victim }, &[]);
+                self.apply(
+                    Action::Unlink {
+                        parent,
+                        name,
+                        victim,
+                    },
+                    &[],
+                );
                 self.others.retain(|other| other != path);
             }
             10 => {
                 let inner = |dir: &String| {
                     let below = format!("{dir}/");
-                    dir.is_empty() || dirs.iter().chain(&others).any(|path| path.starts_with(&below))
+                    dir.is_empty()
+                        || dirs
+                            .iter()
+                            .chain(&others)
+                            .any(|path| path.starts_with(&below))
                 };
-                let Some(path) = dirs.iter().find(|dir| !inner(dir)) else { return };
+                let Some(path) = dirs.iter().find(|dir| !inner(dir)) else {
+                    return;
+                };
                 let victim = Some(self.node(path));
                 let (parent, name) = self.split(path);
-                let op = Op::new(Needs::DAEMON, Action::Rmdir { parent, name, victim });
+                let op = Op::new(
+                    Needs::DAEMON,
+                    Action::Rmdir {
+                        parent,
+                        name,
+                        victim,
+                    },
+                );
                 // A symlink may be in it.
                 if self.bench.mirror.apply(&op).is_ok() {
                     self.dirs.retain(|dir| dir != path);
                 }
             }
             11 | 12 => {
-                let Some(from) = self.pick(&others) else { return };
+                let Some(from) = self.pick(&others) else {
+                    return;
+                };
                 let (to, ..) = self.fresh_path();
                 self.rename(from, &to, 0, false);
                 self.others.retain(|other| other != from);
@@ -159,7 +195,9 @@ impl Anyone<'_> {
                 self.rename(from, to, rustix::fs::RenameFlags::EXCHANGE.bits(), true);
             }
             15 | 16 => {
-                let Some(from) = self.pick(&dirs).filter(|dir| !dir.is_empty()) else { return };
+                let Some(from) = self.pick(&dirs).filter(|dir| !dir.is_empty()) else {
+                    return;
+                };
                 let (to, ..) = self.fresh_path();
                 if to.starts_with(&format!("{from}/")) {
                     return;
@@ -175,14 +213,18 @@ impl Anyone<'_> {
                 }
             }
             17 => {
-                let Some(path) = self.pick(&others) else { return };
+                let Some(path) = self.pick(&others) else {
+                    return;
+                };
                 let node = self.node(path);
                 let size = next(&mut self.random) % (10 << 20);
                 self.apply(Action::Truncate { node, size }, &[]);
             }
             18 => {
                 let among = [dirs, others].concat();
-                let Some(path) = self.pick(&among) else { return };
+                let Some(path) = self.pick(&among) else {
+                    return;
+                };
                 let node = self.node(path);
                 let mode = 0o600 | u32::try_from(below(&mut self.random, 64)).expect("small");
                 let action = Action::SetAttr {
@@ -197,18 +239,29 @@ impl Anyone<'_> {
             }
             19 => {
                 let among = [dirs, others].concat();
-                let Some(path) = self.pick(&among) else { return };
+                let Some(path) = self.pick(&among) else {
+                    return;
+                };
                 let (node, name) = (self.node(path), c"user.note".to_owned());
                 let value = next(&mut self.random).to_le_bytes();
                 self.apply(Action::SetXattr { node, name, how: 0 }, &value);
             }
             _ => {
-                let Some(path) = self.pick(&others) else { return };
+                let Some(path) = self.pick(&others) else {
+                    return;
+                };
                 let node = self.node(path);
                 let offset = next(&mut self.random) % (12 << 20);
                 let data = vec![next(&mut self.random).to_le_bytes()[0]; 3000];
                 let appending = false;
-                self.apply(Action::Write { node, offset, appending }, &data);
+                self.apply(
+                    Action::Write {
+                        node,
+                        offset,
+                        appending,
+                    },
+                    &data,
+                );
             }
         }
     }
@@ -237,7 +290,13 @@ use std::os::fd::AsFd;
 /// The same mirror after its daemon died: what the log says is to be healed.
 fn revived(bench: &Bench) -> Arc<Mirror> {
     let log = open(&bench.dir.path().join("log"));
-    let known = bench.mirror.intent.as_ref().expect("a log").journal().log_id();
+    let known = bench
+        .mirror
+        .intent
+        .as_ref()
+        .expect("a log")
+        .journal()
+        .log_id();
     let journal = Journal::open(log, 1, 0, known, Survives::Crash).expect("the log is good");
     let [primary, replica] = [Side::Primary, Side::Replica].map(|side| open(&bench.path(side)));
     let roots = [&primary, &replica].map(|root| root.try_clone().expect("dup"));
@@ -289,7 +348,9 @@ fn whatever_the_replica_lost_is_marked() {
             if step == stop {
                 bench.mirror.settle_now();
                 let passed = bench.gate.state.lock().passed;
-                bench.gate.stop_at(Some(passed + below(&mut anyone.random, 20)));
+                bench
+                    .gate
+                    .stop_at(Some(passed + below(&mut anyone.random, 20)));
             }
             anyone.change();
             match below(&mut anyone.random, 40) {
