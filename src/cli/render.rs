@@ -232,6 +232,8 @@ pub(super) mod tests {
             resync_files_opened: 0,
             written_bytes: 0,
             errors: 0,
+            resync: None,
+            log: None,
         }
     }
 
@@ -273,6 +275,9 @@ pub(super) mod tests {
             cache: None,
             requests: Default::default(),
             stat_cache: None,
+            paused: false,
+            unverified: None,
+            syncs: Default::default(),
         }
     }
 
