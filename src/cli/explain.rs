@@ -42,8 +42,8 @@ pub(super) fn run(topic: Option<&str>) -> Exit {
 /// The page of an id, from its heading to the next. The number alone will do.
 fn page(id: &str) -> Option<&'static str> {
     let id = id.trim_matches(['[', ']']).to_ascii_uppercase();
-    let number = id.strip_prefix("MF").unwrap_or(&id).trim_start_matches('-');
-    let number: u16 = number.parse().ok()?;
+    let number = id.strip_prefix("MF-").or(id.strip_prefix("MF"));
+    let number: u16 = number.unwrap_or(&id).parse().ok()?;
     let id = format!("MF-{number:04}");
     let mut pages = PAGES.split("\n## ").skip(1);
     pages.find(|page| page.split_whitespace().next() == Some(&id))
@@ -67,7 +67,7 @@ mod tests {
         for id in ["mf-0003", "MF-3", "mf3", "3", "[MF-0003]"] {
             assert_eq!(page(id), page("MF-0003"), "{id}");
         }
-        for id in ["MF-9999", "MF-", "", "status", "-3", "MF-0003x"] {
+        for id in ["MF-9999", "MF-", "", "status", "-3", "MF--3", "MF-0003x"] {
             assert!(page(id).is_none(), "{id}");
         }
     }
