@@ -30,6 +30,16 @@ pub(super) enum Command {
     Umount(UmountArgs),
     /// Say how a mirror is
     Status(StatusArgs),
+    /// Bring the replica in-sync; return when it is
+    Sync(SyncArgs),
+    /// Compare the copies; repair only when asked
+    Verify(VerifyArgs),
+    /// Set the replica aside, for maintenance on its disk
+    Pause(PauseArgs),
+    /// Take the replica back after a pause
+    Resume(PauseArgs),
+    /// Print changes of state as they happen
+    Events(EventsArgs),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -226,8 +236,87 @@ pub(super) struct StatusArgs {
     #[arg(long, conflicts_with = "quiet")]
     pub(super) json: bool,
     /// Say nothing: the exit code tells
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["watch", "dirty"])]
     pub(super) quiet: bool,
+    /// Look again every second, until Control-C
+    #[arg(short, long)]
+    pub(super) watch: bool,
+    /// List what may differ
+    #[arg(long)]
+    pub(super) dirty: bool,
+}
+
+/// Bring the replica in-sync; return when it is.
+///
+/// Copies what the replica missed, then makes both copies durable and clears every mark. A replica
+/// that failed is tried at once. If this command ends early the daemon goes on.
+///
+/// Exit: 0 in-sync, 1 not in-sync, 2 could not tell, 130 Control-C.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SyncArgs {
+    /// The mountpoint of a mirror; or PRIMARY, unmounted
+    #[arg(value_name = "MOUNTPOINT|PRIMARY", value_hint = ValueHint::DirPath)]
+    pub(super) place: PathBuf,
+    /// The replica, unmounted
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: Option<PathBuf>,
+    /// Compare everything, not only what is known to be dirty
+    #[arg(long, conflicts_with = "replica")]
+    pub(super) full: bool,
+    /// Begin, and do not wait for the end
+    #[arg(long, conflicts_with = "replica")]
+    pub(super) no_wait: bool,
+}
+
+/// Compare the copies; repair only when asked.
+///
+/// Reads everything on both copies and lists each difference, like diff(1). With MOUNTPOINT the
+/// daemon compares while the mirror is in use; with PRIMARY and REPLICA nothing may be mounted.
+///
+/// Exit: 0 no differences (or all repaired), 1 differences, 2 could not tell, 32 the directories
+/// are in use, 130 Control-C.
+#[derive(Args, Clone, Debug)]
+pub(super) struct VerifyArgs {
+    /// The mountpoint of a mirror; or PRIMARY, unmounted
+    #[arg(value_name = "MOUNTPOINT|PRIMARY", value_hint = ValueHint::DirPath)]
+    pub(super) place: PathBuf,
+    /// The replica, unmounted
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: Option<PathBuf>,
+    /// Believe size and time: read content only where they differ
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Make the replica equal to the primary
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// For machines: one object
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Leave out what is mounted below the two trees
+    #[arg(long, requires = "replica", hide_short_help = true)]
+    pub(super) one_file_system: bool,
+}
+
+/// Set the replica aside, or take it back.
+///
+/// While it is paused nothing of mirrorfs touches the replica: unmount its disk, check it, replace
+/// a cable. What it misses is remembered; resume copies that.
+#[derive(Args, Clone, Debug)]
+pub(super) struct PauseArgs {
+    /// The mountpoint of a mirror
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub(super) mountpoint: PathBuf,
+}
+
+/// Print changes of state as they happen, a line each, until the mirror is unmounted.
+#[derive(Args, Clone, Debug)]
+pub(super) struct EventsArgs {
+    /// The mountpoint of a mirror; all mirrors of yours without it
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub(super) mountpoint: Option<PathBuf>,
+    /// For machines: one object per line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Shells for which a completion script can be printed.

@@ -9,6 +9,7 @@
 //! first failure of the replica is put on record.
 
 pub mod attach;
+pub mod events;
 pub mod failure;
 pub mod heal;
 pub mod intent;

@@ -12,7 +12,7 @@ use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::failure::{Named, errno_name};
-use crate::mirror::report::{Primary, Reason, Replica, Report, Scan};
+use crate::mirror::report::{Primary, Reason, Replica, Report, Scan, Syncs};
 use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::{Degraded, Mirror, Verified};
 use crate::store::cache::Cache as StatCache;
@@ -78,6 +78,8 @@ impl Keeper {
                 resync_files_opened: 0,
                 written_bytes: 0,
                 errors: 0,
+                resync: None,
+                log: None,
             }],
             scan,
             mounted_since: clock::now().tv_sec,
@@ -91,6 +93,9 @@ impl Keeper {
             cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
             stat_cache: None,
+            paused: false,
+            unverified: None,
+            syncs: Syncs::default(),
         };
         Self {
             heard,

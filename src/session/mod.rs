@@ -10,6 +10,7 @@ pub mod background;
 mod check;
 pub mod config;
 pub mod control;
+mod events;
 mod first_look;
 mod fusermount;
 mod keeper;
