@@ -431,6 +431,7 @@ pub(super) mod tests {
         Resync {
             running: true,
             files_done: 498,
+            dirs_done: 0,
             files_left: 706,
             bytes_done: 7_945_689_498,
             bytes_left: 11_596_411_698,

@@ -279,9 +279,11 @@ impl Way {
     }
 
     /// The replica lacks something after all.
-    pub fn heal_again(&self) {
-        *self.healing.write() = Some(Arc::new(Healing::new()));
+    pub fn heal_again(&self) -> Arc<Healing> {
+        let healing = Arc::new(Healing::new());
+        *self.healing.write() = Some(healing.clone());
         self.is_healing.store(true, Ordering::Release);
+        healing
     }
 
     /// The replica lacks nothing any more.

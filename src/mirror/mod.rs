@@ -127,6 +127,8 @@ pub enum Verified {
 pub struct Health {
     /// Whether the copies were compared since they lay bare.
     pub verified: Verified,
+    /// The replica is being made equal, and what came of it is not durable yet.
+    pub resyncing: bool,
     /// The epoch: grows when the primary goes on alone.
     pub epoch: u64,
     /// The epoch before the replica failed, if it did.
@@ -168,6 +170,8 @@ pub struct Parts {
     pub replica: Option<Reached>,
     /// The replica lacks what the dirty marks say.
     pub to_heal: bool,
+    /// The replica as typed, for events.
+    pub replica_path: String,
     /// The write-intent log.
     pub intent: Option<Intent>,
     /// How a replica that was away comes back; never, without.
@@ -229,7 +233,9 @@ impl Mirror {
         } else {
             NOTHING
         };
-        let tending = tend::Tending::new(parts.primary_root, parts.way_back)
+        let mut health = parts.health;
+        health.resyncing = parts.to_heal;
+        let tending = tend::Tending::new(parts.primary_root, parts.way_back, parts.replica_path)
             .at_once(parts.at_once)
             .limited(parts.bytes_per_second);
         if let Some(reached) = parts.replica {
@@ -248,7 +254,7 @@ impl Mirror {
             sync_both: parts.sync_both,
             order: Order::default(),
             times: Times::default(),
-            health: Mutex::new(parts.health),
+            health: Mutex::new(health),
             recorded: AtomicU8::new(known),
             gate: RwLock::new(true),
             primary_bytes: AtomicU64::new(0),
@@ -355,6 +361,8 @@ impl Mirror {
                 if !self.log_lost.load(Ordering::Acquire) {
                     self.note_lost_log(&fault, &mut health);
                 }
+                drop(health);
+                self.tell();
                 Carried::Skipped
             }
         };
@@ -381,7 +389,6 @@ impl Mirror {
         };
         self.recorded.store(recorded, Ordering::Release);
         self.log_lost.store(true, Ordering::Release);
-        tracing::error!("{fault}; running degraded [{}]", fault.id());
         health.degraded = Some(Degraded {
             id: fault.id(),
             fault: fault.clone(),
@@ -544,7 +551,9 @@ impl Mirror {
         }
         if fault.whose == Whose::Log {
             self.note_lost_log(&fault, &mut health);
+            drop(health);
             self.leave_replica(way);
+            self.tell();
             return Carried::Failed;
         }
         // What it has got it may not have kept: whatever is marked may differ.
@@ -562,7 +571,6 @@ impl Mirror {
                     health.epoch_before = Some(before);
                 }
                 self.recorded.store(RECORDED, Ordering::Release);
-                tracing::error!("{fault}; running degraded, epoch {epoch} [{}]", fault.id());
                 Carried::Failed
             }
             Err(errno) => {
@@ -580,7 +588,10 @@ impl Mirror {
             fault,
             since: clock::now().tv_sec,
         });
+        health.resyncing = false;
+        drop(health);
         self.leave_replica(way);
+        self.tell();
         carried
     }
 

@@ -75,6 +75,9 @@ pub struct Resync {
     pub running: bool,
     /// Files compared or copied.
     pub files_done: u64,
+    /// Directories listed.
+    #[serde(default)]
+    pub dirs_done: u64,
     /// Files known to be left.
     pub files_left: u64,
     /// Bytes compared or copied.

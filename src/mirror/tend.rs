@@ -7,6 +7,8 @@
 //!   the mirror stands still for a moment, to be sure; then both copies are made durable, their
 //!   stamps say so, and only then is anybody told that it is in-sync.
 //! - It failed or is away: every few seconds it is looked for.
+//!
+//! Lock order: the state of [`Tending`], then the health of the mirror.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,16 +18,19 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::attach::refusal::{Id, Refusal};
-use super::heal::{Ground, Healing, Stop};
+use super::events::{Change, Events};
+use super::failure::errno_name;
+use super::heal::{Ground, Healing, Progress, Stop};
 use super::lane::{Lane, Way};
 use super::order::Turn;
 use super::replica::{Fault, Whose};
+use super::report::Syncs;
 use super::state::ReplicaState;
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
-use crate::journal::{Counts, Journal};
+use crate::journal::{Counts, Dirty, Journal, Object};
 use crate::store::op::Claims;
 use crate::store::{Ident, Nodes, Source};
-use crate::sys::Errno;
+use crate::sys::{Errno, clock};
 
 /// Between two looks for a replica that failed or is away.
 const RETRY: Duration = Duration::from_secs(10);
@@ -36,6 +41,10 @@ const CHECKPOINT: Duration = Duration::from_secs(30);
 pub struct Tending {
     primary_root: OwnedFd,
     way_back: Option<Box<dyn WayBack>>,
+    /// As typed.
+    replica_path: String,
+    events: Arc<Events>,
+    /// A replica that is back is healed without being asked for.
     at_once: bool,
     /// The most that healing may read and write, in bytes per second; 0 without a limit.
     bytes_per_second: AtomicU64,
@@ -67,16 +76,32 @@ struct State {
     busy: bool,
     /// Why the replica could not be reached the last time.
     why_not: Option<Refusal>,
+    /// What was told last.
+    told: Option<ReplicaState>,
+    /// The present healing, or the last one, and when that began (seconds since 1970) and ended.
+    healing: Option<(Arc<Healing>, i64, Option<Duration>)>,
+    /// The number of the last `sync` asked for, and what became of them.
+    sync: u64,
+    syncs: Syncs,
 }
 
-/// Whether someone asked for it.
-struct Asked(bool);
+/// Whether someone asked for it, and the last `sync` that was asked for by then.
+struct Asked {
+    asked: bool,
+    sync: u64,
+}
 
 impl Tending {
-    pub(super) fn new(primary_root: OwnedFd, way_back: Option<Box<dyn WayBack>>) -> Self {
+    pub(super) fn new(
+        primary_root: OwnedFd,
+        way_back: Option<Box<dyn WayBack>>,
+        replica_path: String,
+    ) -> Self {
         Self {
             primary_root,
             way_back,
+            replica_path,
+            events: Arc::default(),
             at_once: true,
             bytes_per_second: AtomicU64::new(0),
             state: Mutex::default(),
@@ -102,6 +127,9 @@ impl Tending {
     pub(super) fn begin(&self, lane: &Lane, reached: Reached, to_heal: bool) -> Arc<Way> {
         let healing = to_heal.then(|| Arc::new(Healing::new()));
         let mut state = self.state.lock();
+        if let Some(healing) = &healing {
+            state.healing = Some((healing.clone(), clock::now().tv_sec, None));
+        }
         state.replica_root = Some(Arc::new(reached.root));
         state.asked = to_heal;
         lane.open(reached.replica, healing)
@@ -144,7 +172,8 @@ impl Tending {
         }
         let asked = std::mem::take(&mut state.asked);
         state.busy = !state.ended;
-        state.busy.then_some(Asked(asked))
+        let sync = state.sync;
+        state.busy.then_some(Asked { asked, sync })
     }
 }
 
@@ -154,7 +183,9 @@ impl Mirror {
         let mut way = self.lane.way();
         way.iter().for_each(|way| self.start_lane(way));
         let mut limit = Duration::ZERO;
-        while let Some(Asked(asked)) = self.tending.wait(limit) {
+        let first = self.replica_state();
+        self.tending.state.lock().told = Some(first);
+        while let Some(Asked { asked, sync }) = self.tending.wait(limit) {
             if way.as_ref().is_none_or(|way| !self.lane.goes_by(way)) {
                 // Who holds on to a way that is closed keeps the replica from being taken in.
                 drop(way.take());
@@ -164,6 +195,7 @@ impl Mirror {
                 None => RETRY,
                 Some(way) if self.lacks_something(way) => {
                     self.heal(way);
+                    self.checkpoint();
                     if way.healing().is_some() {
                         RETRY
                     } else {
@@ -175,6 +207,7 @@ impl Mirror {
                     CHECKPOINT
                 }
             };
+            self.note_syncs(sync);
         }
     }
 
@@ -184,7 +217,10 @@ impl Mirror {
             .log()
             .is_some_and(|intent| intent.journal().counts().dirty > 0);
         if dirty && way.healing().is_none() {
-            way.heal_again();
+            let healing = way.heal_again();
+            let now = clock::now().tv_sec;
+            self.tending.state.lock().healing = Some((healing, now, None));
+            self.health.lock().resyncing = true;
         }
         dirty || way.healing().is_some()
     }
@@ -216,7 +252,8 @@ impl Mirror {
                 let way = self.tending.begin(&self.lane, reached, true);
                 self.start_lane(&way);
                 self.tending.state.lock().why_not = None;
-                tracing::info!("the replica is back; it is being healed");
+                self.health.lock().resyncing = true;
+                self.tell();
                 Some(way)
             }
             Err(refusal) => {
@@ -269,12 +306,63 @@ impl Mirror {
             self.fail(Fault::new(Errno::IO, why), way);
             return;
         }
+        if let Some((healing, _, took)) = &mut self.tending.state.lock().healing {
+            *took = healing.progress().began.map(|began| began.elapsed());
+        }
         let mut health = self.health.lock();
         if self.lane.goes_by(way) {
             health.degraded = None;
             health.epoch_before = None;
+            health.resyncing = false;
             self.recorded.store(NOTHING, Ordering::Release);
-            tracing::info!("replica in-sync, epoch {}", health.epoch);
+        }
+        drop(health);
+        self.tell();
+    }
+
+    /// Tells whoever listens, and the log, when the state of the replica is another one.
+    pub(super) fn tell(&self) {
+        let mut state = self.tending.state.lock();
+        let now = self.state_when(state.paused);
+        let before = state.told.replace(now).unwrap_or(ReplicaState::InSync);
+        if before == now {
+            return;
+        }
+        drop(state);
+        let health = self.health();
+        let mut change = Change::now(&self.tending.replica_path, before, now);
+        if let Some(degraded) = health.degraded.filter(|_| self.lane.way().is_none()) {
+            change.id = degraded.id.to_string();
+            change.errno = degraded.fault.errno.and_then(errno_name).map(str::to_owned);
+            change.epoch = health.epoch_before.map(|_| health.epoch);
+            change.why = degraded.fault.to_string();
+        }
+        if now == ReplicaState::Resyncing {
+            change.dirty_bytes = Some(self.dirty().dirty_bytes);
+        }
+        self.tending.events.publish(change);
+    }
+
+    /// What became of the syncs that were asked for up to `number`.
+    fn note_syncs(&self, number: u64) {
+        let dirty = self.dirty().dirty > 0;
+        let whole = self.is_whole() && !dirty;
+        let health = self.health();
+        let mut state = self.tending.state.lock();
+        if number <= state.syncs.over || (!whole && self.lane.is_open()) {
+            return;
+        }
+        state.syncs.over = number;
+        if whole {
+            state.syncs.done = number;
+            state.syncs.why = None;
+        } else {
+            let no = state
+                .why_not
+                .as_ref()
+                .map(|no| format!("{} [{}]", no.why, no.id));
+            let fault = health.degraded.map(|degraded| degraded.fault.to_string());
+            state.syncs.why = no.or(fault);
         }
     }
 
@@ -292,8 +380,12 @@ impl Mirror {
 
     /// Whether the replica is followed and lacks nothing.
     pub(super) fn is_whole(&self) -> bool {
-        self.lane.way().is_some_and(|way| way.healing().is_none())
-            && self.health.lock().degraded.is_none()
+        self.lane.way().is_some_and(|way| way.healing().is_none()) && self.is_settled()
+    }
+
+    fn is_settled(&self) -> bool {
+        let health = self.health.lock();
+        health.degraded.is_none() && !health.resyncing
     }
 
     /// Makes both copies durable and clears the marks that are done with.
@@ -325,9 +417,47 @@ impl Mirror {
         self.tending.crowded.store(false, Ordering::Release);
     }
 
-    /// Asks for a checkpoint, or for the replica to be looked for, now.
-    pub fn sync_soon(&self) {
-        self.tending.ask();
+    /// Asks for what is missing from the replica to be brought there, and for a checkpoint, now;
+    /// `full`: for all of it to be compared. The number is found in [`Self::syncs`] when it is over.
+    ///
+    /// # Errors
+    /// The log's: what may differ cannot be noted.
+    pub fn sync_soon(&self, full: bool) -> Result<u64, Errno> {
+        let intent = self.log().ok_or(Errno::NODATA)?;
+        if full {
+            let root = Object {
+                ino: self.source.stat(self.nodes.root())?.ident.ino,
+                handle: self.source.handle(self.nodes.root()),
+                path: Box::default(),
+            };
+            drop(intent.journal().mark_tree(root)?);
+        }
+        let mut state = self.tending.state.lock();
+        state.sync += 1;
+        state.asked = true;
+        let number = state.sync;
+        drop(state);
+        self.tending.moved.notify_all();
+        Ok(number)
+    }
+
+    /// What became of the syncs that were asked for.
+    #[must_use]
+    pub fn syncs(&self) -> Syncs {
+        self.tending.state.lock().syncs.clone()
+    }
+
+    /// Where changes of state are published.
+    #[must_use]
+    pub fn events(&self) -> Arc<Events> {
+        self.tending.events.clone()
+    }
+
+    /// What may differ, by the marks that must be healed.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<Dirty> {
+        let intent = self.intent.as_ref();
+        intent.map_or_else(Vec::new, |intent| intent.journal().dirty())
     }
 
     /// Sets the replica aside until [`Self::resume`].
@@ -342,6 +472,7 @@ impl Mirror {
     /// Takes the replica in again.
     pub fn resume(&self) {
         self.tending.state.lock().paused = false;
+        self.tell();
         self.tending.ask();
     }
 
@@ -366,19 +497,25 @@ impl Mirror {
     /// Notes what a comparison of the copies has shown.
     pub fn set_verified(&self, verified: Verified) {
         self.health.lock().verified = verified;
+        self.tell();
     }
 
     /// What is known about the replica, in one word.
     #[must_use]
     pub fn replica_state(&self) -> ReplicaState {
-        let (degraded, verified) = {
+        let paused = self.is_paused();
+        self.state_when(paused)
+    }
+
+    fn state_when(&self, paused: bool) -> ReplicaState {
+        let (degraded, resyncing, verified) = {
             let health = self.health.lock();
             let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
-            (degraded, health.verified == Verified::Yes)
+            (degraded, health.resyncing, health.verified == Verified::Yes)
         };
         let dirty = || self.dirty().dirty > 0;
         match (self.lane.way(), degraded) {
-            (Some(way), None) if way.healing().is_none() && !dirty() => {
+            (Some(way), None) if way.healing().is_none() && !resyncing && !dirty() => {
                 if verified {
                     ReplicaState::InSync
                 } else {
@@ -386,11 +523,17 @@ impl Mirror {
                 }
             }
             (Some(_), _) => ReplicaState::Resyncing,
-            (None, _) if self.tending.state.lock().paused => ReplicaState::Paused,
+            (None, _) if paused => ReplicaState::Paused,
             (None, Some(Id::PulledAhead)) => ReplicaState::Behind,
             (None, Some(Id::ReplicaFailed | Id::LogLost)) => ReplicaState::Failed,
             (None, _) => ReplicaState::Missing,
         }
+    }
+
+    /// Whether the replica was set aside.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.tending.state.lock().paused
     }
 
     /// What the write-intent log holds.
@@ -400,10 +543,13 @@ impl Mirror {
         counts.unwrap_or_default()
     }
 
-    /// How far healing is, while there is any.
+    /// How far healing is, or how far it came the last time: and when it began (seconds since
+    /// 1970), and how long it took if it is over.
     #[must_use]
-    pub fn healing(&self) -> Option<Arc<Healing>> {
-        self.lane.way().and_then(|way| way.healing())
+    pub fn healing(&self) -> Option<(Progress, i64, Option<Duration>)> {
+        let state = self.tending.state.lock();
+        let (healing, since, took) = state.healing.as_ref()?;
+        Some((healing.progress(), *since, *took))
     }
 }
 

@@ -248,6 +248,7 @@ impl Bench {
             to_heal: false,
             way_back: None,
             at_once: true,
+            replica_path: String::new(),
             bytes_per_second: None,
             primary_root,
             nodes: nodes.clone(),

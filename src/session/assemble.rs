@@ -156,6 +156,11 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         to_heal,
         intent: journal.map(|journal| Intent::new(journal, source.clone())),
         way_back: Some(Box::new(there)),
+        replica_path: config.replicas[0]
+            .place
+            .typed
+            .to_string_lossy()
+            .into_owned(),
         at_once: config.resync == Resync::Auto,
         bytes_per_second: config.bwlimit,
         primary_root,
@@ -435,6 +440,7 @@ fn health_of(attached: &Attached, verified: Verified) -> Health {
         epoch: attached.epoch(),
         epoch_before: None,
         verified,
+        resyncing: false,
         degraded,
     }
 }

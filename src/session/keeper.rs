@@ -4,15 +4,22 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{Cache, Fsync, Mode as When, MountConfig};
 use super::control::Controlled;
+use super::refusal::Refusal;
 use super::transport::Transport;
+use crate::journal::{Aspect, Counts};
 use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
+use crate::mirror::events::Events;
 use crate::mirror::failure::{Named, errno_name};
-use crate::mirror::report::{Primary, Reason, Replica, Report, Scan, Syncs};
+use crate::mirror::heal::Progress;
+use crate::mirror::report::{
+    Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Resync, Scan, Syncs,
+};
 use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::{Degraded, Mirror, Verified};
 use crate::store::cache::Cache as StatCache;
@@ -195,6 +202,31 @@ impl Keeper {
     }
 }
 
+/// How far healing is, in the report's words.
+fn resync_of(progress: &Progress, since: i64, took: Option<Duration>, marks: Counts) -> Resync {
+    let elapsed = took.or_else(|| progress.began.map(|began| began.elapsed()));
+    let millis = elapsed.map_or(0, |elapsed| elapsed.as_millis());
+    let elapsed_ms = u64::try_from(millis).unwrap_or(u64::MAX);
+    let rate = progress.bytes_compared.saturating_mul(1000) / elapsed_ms.max(1);
+    let bytes_left = if took.is_some() { 0 } else { marks.dirty_bytes };
+    Resync {
+        running: took.is_none(),
+        files_done: progress.files_opened,
+        dirs_done: progress.dirs_opened,
+        files_left: if took.is_some() {
+            0
+        } else {
+            progress.marks_left
+        },
+        bytes_done: progress.bytes_compared,
+        bytes_left,
+        bytes_per_second: rate,
+        eta_seconds: bytes_left.checked_div(rate),
+        since,
+        elapsed_ms,
+    }
+}
+
 impl Controlled for Keeper {
     fn report(&self) -> Report {
         let mut report = self.frame.clone();
@@ -231,11 +263,23 @@ impl Controlled for Keeper {
         report.state = MirrorState::of([state]);
         let replica = &mut report.replicas[0];
         state.word().clone_into(&mut replica.state);
-        if state != ReplicaState::InSync {
-            let marks = self.heard.mirror.dirty();
-            replica.dirty_files = marks.dirty_objects;
-            replica.dirty_bytes = marks.dirty_bytes;
+        let marks = self.heard.mirror.dirty();
+        replica.dirty_files = marks.dirty_objects;
+        replica.dirty_bytes = marks.dirty_bytes;
+        replica.log = Some(LogCounts {
+            marks: marks.alive,
+            dirty_marks: marks.dirty,
+            appended: marks.appended,
+            flushes: marks.flushes,
+            cleared: marks.clears,
+            bytes: marks.log_bytes,
+        });
+        if let Some((progress, since, took)) = self.heard.mirror.healing() {
+            replica.resync_files_opened = progress.files_opened;
+            replica.resync = Some(resync_of(&progress, since, took, marks));
         }
+        report.paused = self.heard.mirror.is_paused();
+        report.syncs = self.heard.mirror.syncs();
         self.explain(&mut report, state, health.degraded);
         report
     }
@@ -243,6 +287,66 @@ impl Controlled for Keeper {
     fn drain(&self) -> Result<(), String> {
         self.heard.mirror.settle_now();
         Ok(())
+    }
+
+    fn dirty(&self, max: usize) -> Result<DirtyList, Refusal> {
+        let doubts = self.heard.mirror.doubts();
+        let total = doubts.len() as u64;
+        let objects = doubts.into_iter().take(max).map(|(mark, paths)| {
+            let (aspect, range) = match mark.aspect {
+                Aspect::Node => ("node", None),
+                Aspect::Data { start, end } => {
+                    let length = (end != u64::MAX).then(|| end.saturating_sub(start));
+                    ("data", Some((start, length)))
+                }
+                Aspect::Dir => ("dir", None),
+                Aspect::DirData => ("dirdata", None),
+                Aspect::Moved => ("moved", None),
+                Aspect::Tree => ("tree", None),
+            };
+            Dirty {
+                path: paths.first().map_or_else(Vec::new, |path| path.to_vec()),
+                aspect: aspect.to_owned(),
+                range,
+            }
+        });
+        Ok(DirtyList {
+            objects: objects.collect(),
+            total,
+        })
+    }
+
+    fn sync(&self, full: bool) -> Result<u64, Refusal> {
+        if self.heard.mirror.is_paused() {
+            return Err(Refusal::refused("the replica is set aside.").next(format!(
+                "To take it in again: mirrorfs resume {}",
+                self.mountpoint
+            )));
+        }
+        self.heard.mirror.sync_soon(full).map_err(|errno| {
+            let why = match errno {
+                Errno::NODATA => "there is no write-intent log: what differs is not known.".into(),
+                errno => format!("the write-intent log takes no mark: {}.", Named(errno)),
+            };
+            Refusal::refused(why).next(format!(
+                "To compare everything: mirrorfs umount {}, and mount again with --adopt",
+                self.mountpoint
+            ))
+        })
+    }
+
+    fn pause(&self) -> Result<(), Refusal> {
+        self.heard.mirror.pause();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), Refusal> {
+        self.heard.mirror.resume();
+        Ok(())
+    }
+
+    fn events(&self) -> Result<Arc<Events>, Refusal> {
+        Ok(self.heard.mirror.events())
     }
 
     fn close(&self) {

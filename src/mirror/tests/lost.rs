@@ -317,6 +317,7 @@ fn revived(bench: &Bench) -> Arc<Mirror> {
         to_heal: true,
         way_back: None,
         at_once: true,
+        replica_path: String::new(),
         bytes_per_second: None,
         primary_root,
         record: Arc::new(Note::default()),
