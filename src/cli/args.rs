@@ -30,6 +30,10 @@ pub(super) enum Command {
     Umount(UmountArgs),
     /// Say how a mirror is
     Status(StatusArgs),
+    /// Make a replica equal to its primary, unmounted
+    Sync(SyncArgs),
+    /// Make a replica the primary, unmounted
+    Promote(PromoteArgs),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -228,6 +232,51 @@ pub(super) struct StatusArgs {
     /// Say nothing: the exit code tells
     #[arg(short, long)]
     pub(super) quiet: bool,
+}
+
+/// Make a replica equal to its primary, unmounted.
+///
+/// Everything is compared, content too, and what differs is copied from PRIMARY to REPLICA; names
+/// that only REPLICA has are deleted there. Both are stamped as equal.
+/// Exit: 0 equal, 1 refused or (--dry-run) different, 2 could not tell, 32 in use.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SyncArgs {
+    /// The copy that is right
+    #[arg(value_name = "PRIMARY", value_hint = ValueHint::DirPath)]
+    pub(super) place: PathBuf,
+    /// The copy that is to become equal
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: PathBuf,
+    /// Only say what differs
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Start over with REPLICA, whatever it holds: what PRIMARY does not have is deleted there
+    #[arg(long)]
+    pub(super) init: bool,
+    /// Both changed without each other: throw away what only this copy (REPLICA) has
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) discard: Option<PathBuf>,
+    /// The most names that may be deleted from REPLICA [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub(super) max_delete: Option<u64>,
+}
+
+/// Make a replica the primary, unmounted.
+///
+/// The replica must have everything: its primary is looked at where it was last. Afterwards mount
+/// it as PRIMARY with a new replica; the old primary is a stale copy.
+/// Exit: 0 done, 1 refused, 2 could not tell, 32 in use.
+#[derive(Args, Clone, Debug)]
+pub(super) struct PromoteArgs {
+    /// The copy that is to become the primary
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: PathBuf,
+    /// The primary is lost for good and cannot be asked
+    #[arg(long)]
+    pub(super) primary_lost: bool,
+    /// Lose what the replica is known to lack
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// Shells for which a completion script can be printed.

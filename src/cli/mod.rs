@@ -12,8 +12,10 @@ mod helper;
 mod json;
 mod mount;
 mod options;
+mod promote;
 mod render;
 mod status;
+mod sync_offline;
 mod umount;
 mod units;
 
@@ -48,11 +50,23 @@ fn run(argv: &[OsString]) -> Exit {
             Command::Mount(_) => mount::typed(argv),
             Command::Umount(args) => umount::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Sync(args) => sync(&args),
+            Command::Promote(args) => promote::run(&args),
             Command::Completions { shell } => completions(shell),
             Command::Help { topic } => explain::run(topic.as_deref()),
         },
         Err(e) => clap_error(&e, Family::of(verb)),
     }
+}
+
+fn sync(args: &args::SyncArgs) -> Exit {
+    let words = sync_offline::Words {
+        dry_run: args.dry_run,
+        init: args.init,
+        discard: args.discard.as_deref(),
+        max_delete: args.max_delete,
+    };
+    sync_offline::run(&args.place, &args.replica, words)
 }
 
 /// Prints what clap has to say: help on stdout with success, a complaint on stderr without.
