@@ -40,6 +40,8 @@ pub(super) enum Command {
     Resume(PauseArgs),
     /// Print changes of state as they happen
     Events(EventsArgs),
+    /// Make a replica the primary, unmounted
+    Promote(PromoteArgs),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -248,16 +250,19 @@ pub(super) struct StatusArgs {
 
 /// Bring the replica in-sync; return when it is.
 ///
-/// Copies what the replica missed, then makes both copies durable and clears every mark. A replica
-/// that failed is tried at once. If this command ends early the daemon goes on.
+/// With MOUNTPOINT: copies what the replica missed, then makes both copies durable and clears every
+/// mark. A replica that failed is tried at once. If this command ends early the daemon goes on.
+/// With PRIMARY and REPLICA, unmounted: everything is compared, content too, and what differs is
+/// copied to REPLICA; names that only REPLICA has are deleted there. Both are stamped as equal.
 ///
-/// Exit: 0 in-sync, 1 not in-sync, 2 could not tell, 130 Control-C.
+/// Exit: 0 in-sync, 1 not in-sync, refused or (--dry-run) different, 2 could not tell, 32 in use,
+/// 130 Control-C.
 #[derive(Args, Clone, Debug)]
 pub(super) struct SyncArgs {
-    /// The mountpoint of a mirror; or PRIMARY, unmounted
+    /// The mountpoint of a mirror; or PRIMARY, unmounted: the copy that is right
     #[arg(value_name = "MOUNTPOINT|PRIMARY", value_hint = ValueHint::DirPath)]
     pub(super) place: PathBuf,
-    /// The replica, unmounted
+    /// The replica, unmounted: the copy that is to become equal
     #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
     pub(super) replica: Option<PathBuf>,
     /// Compare everything, not only what is known to be dirty
@@ -266,6 +271,18 @@ pub(super) struct SyncArgs {
     /// Begin, and do not wait for the end
     #[arg(long, conflicts_with = "replica")]
     pub(super) no_wait: bool,
+    /// Only say what differs
+    #[arg(long, requires = "replica")]
+    pub(super) dry_run: bool,
+    /// Start over with REPLICA, whatever it holds: what PRIMARY does not have is deleted there
+    #[arg(long, requires = "replica")]
+    pub(super) init: bool,
+    /// Both changed without each other: throw away what only this copy (REPLICA) has
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "replica")]
+    pub(super) discard: Option<PathBuf>,
+    /// The most names that may be deleted from REPLICA [default: no limit]
+    #[arg(long, value_name = "N", requires = "replica")]
+    pub(super) max_delete: Option<u64>,
 }
 
 /// Compare the copies; repair only when asked.
@@ -317,6 +334,24 @@ pub(super) struct EventsArgs {
     /// For machines: one object per line
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Make a replica the primary, unmounted.
+///
+/// The replica must have everything: its primary is looked at where it was last. Afterwards mount
+/// it as PRIMARY with a new replica; the old primary is a stale copy.
+/// Exit: 0 done, 1 refused, 2 could not tell, 32 in use.
+#[derive(Args, Clone, Debug)]
+pub(super) struct PromoteArgs {
+    /// The copy that is to become the primary
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: PathBuf,
+    /// The primary is lost for good and cannot be asked
+    #[arg(long)]
+    pub(super) primary_lost: bool,
+    /// Lose what the replica is known to lack
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// Shells for which a completion script can be printed.

@@ -17,10 +17,12 @@ mod line;
 mod mount;
 mod options;
 mod pause;
+mod promote;
 mod reach;
 mod render;
 mod status;
 mod sync;
+mod sync_offline;
 mod umount;
 mod units;
 mod verify;
@@ -61,6 +63,7 @@ fn run(argv: &[OsString]) -> Exit {
             Command::Pause(args) => pause::pause(&args.mountpoint),
             Command::Resume(args) => pause::resume(&args.mountpoint),
             Command::Events(args) => events::run(&args),
+            Command::Promote(args) => promote::run(&args),
             Command::Completions { shell } => completions(shell),
             Command::Help { topic } => explain::run(topic.as_deref()),
         },

@@ -4,7 +4,6 @@
 //! The daemon does the work and goes on with it when this process is gone.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::args::SyncArgs;
@@ -14,6 +13,7 @@ use super::interrupt::Interrupt;
 use super::line::Line;
 use super::reach::{self, Silence};
 use super::render::{self, harmless};
+use super::sync_offline::{self, Words};
 use super::units::{show_count, show_duration, show_size};
 use crate::mirror::report::{Report, Resync};
 use crate::mirror::state::MirrorState;
@@ -25,11 +25,16 @@ const SOON: Duration = Duration::from_millis(10);
 const LATER: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &SyncArgs) -> Exit {
-    let done = match &args.replica {
-        Some(replica) => offline(&args.place, replica),
-        None => live(args),
-    };
-    done.unwrap_or_else(|silence| {
+    if let Some(replica) = &args.replica {
+        let words = Words {
+            dry_run: args.dry_run,
+            init: args.init,
+            discard: args.discard.as_deref(),
+            max_delete: args.max_delete,
+        };
+        return sync_offline::run(&args.place, replica, words);
+    }
+    live(args).unwrap_or_else(|silence| {
         let (exit, refusal) = match silence {
             Silence::No(refusal) => (Exit::answer(refusal.kind), refusal),
             Silence::Nobody(refusal) => (Exit::Unknown, refusal),
@@ -37,14 +42,6 @@ pub(super) fn run(args: &SyncArgs) -> Exit {
         complain(&format!("cannot sync {}: {refusal}", args.place.display()));
         exit
     })
-}
-
-/// The same, unmounted.
-fn offline(_primary: &Path, _replica: &Path) -> Result<Exit, Silence> {
-    let no = Refusal::usage("sync of two unmounted directories is not in this version yet.");
-    Err(Silence::Nobody(no.next(
-        "To compare and repair them: mirrorfs mount PRIMARY MOUNTPOINT --replica DIR --adopt",
-    )))
 }
 
 fn live(args: &SyncArgs) -> Result<Exit, Silence> {

@@ -322,6 +322,7 @@ fn attach_roots(
         primary: bytes(&config.primary.typed),
         mountpoint: bytes(&config.mountpoint.typed),
         replica: bytes(&config.replicas[0].place.typed),
+        offline: false,
     };
     let asked = Asked {
         degraded: config.degraded,

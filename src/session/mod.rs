@@ -18,6 +18,7 @@ mod limits;
 pub mod log;
 pub mod mountpoint;
 pub mod notify;
+pub mod pair;
 mod place;
 pub mod refusal;
 mod serve;

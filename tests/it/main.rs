@@ -23,6 +23,7 @@ mod escape;
 mod known_issues;
 mod limits;
 mod posix;
+mod promote;
 mod random4;
 mod regress;
 mod requests;

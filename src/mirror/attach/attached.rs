@@ -133,7 +133,15 @@ impl Attached {
         self.state.lock().stamp.lacks
     }
 
-    /// The write-intent log of this mount, once. `None`: none could be kept, or it was taken.
+    /// Whether the log remembers all that the replica may lack. If not, only a comparison brings it
+    /// back: the log of this mount is about nothing then.
+    #[must_use]
+    pub fn is_covered(&self) -> bool {
+        self.state.lock().stamp.covered.is_some()
+    }
+
+    /// The write-intent log of this mount, once. `None`: none was asked for or none could be kept
+    /// (then the mirror is degraded and not covered), or it was taken.
     #[must_use]
     pub fn take_journal(&self) -> Option<Journal> {
         self.journal.lock().take()

@@ -97,6 +97,8 @@ pub struct Typed {
     pub mountpoint: Vec<u8>,
     /// DIR of `--replica`
     pub replica: Vec<u8>,
+    /// It is not about a mount: `mirrorfs sync PRIMARY REPLICA`.
+    pub offline: bool,
 }
 
 /// What to do.
@@ -364,6 +366,14 @@ impl Say<'_> {
     }
 
     fn mount(&self, words: &str) -> String {
+        if self.typed.offline {
+            let words = if words.contains("--init") {
+                "--init "
+            } else {
+                ""
+            };
+            return format!("mirrorfs sync {words}{} {}", self.primary(), self.replica());
+        }
         let (primary, mountpoint) = (self.primary(), show_path(&self.typed.mountpoint));
         format!(
             "mirrorfs mount {primary} {mountpoint} --replica {} {words}",
@@ -372,9 +382,14 @@ impl Say<'_> {
     }
 
     pub(super) fn refusal(&self, id: Id, why: String) -> Refusal {
+        let what = if self.typed.offline {
+            format!("cannot sync {} to {}", self.primary(), self.replica())
+        } else {
+            format!("cannot mount {}", show_path(&self.typed.mountpoint))
+        };
         Refusal {
             id,
-            what: format!("cannot mount {}", show_path(&self.typed.mountpoint)),
+            what,
             why,
             more: Vec::new(),
             next: Vec::new(),
@@ -493,11 +508,12 @@ impl Say<'_> {
         let why = format!("{path} is the {is} of a mirror, not its {which}.");
         let mut refusal = self.refusal(Id::Swapped, why);
         let mountpoint = show_path(&self.typed.mountpoint);
-        let right = format!(
-            "mirrorfs mount {} {mountpoint} --replica {}",
-            self.replica(),
-            self.primary()
-        );
+        let (primary, replica) = (self.primary(), self.replica());
+        let right = if self.typed.offline {
+            format!("mirrorfs sync {replica} {primary}")
+        } else {
+            format!("mirrorfs mount {replica} {mountpoint} --replica {primary}")
+        };
         refusal.next = vec![("The other way round".to_owned(), right)];
         refusal
     }

@@ -37,6 +37,7 @@ mod attached;
 pub mod decide;
 pub mod identity;
 pub mod log;
+pub mod promote;
 pub mod refusal;
 pub mod stamp;
 #[cfg(test)]
@@ -104,6 +105,56 @@ pub fn attach(
     options: &Options,
     progress: &mut dyn FnMut(Phase, &Progress),
 ) -> Result<Attached, AttachError> {
+    let (attempt, decision) = look(primary, replica, typed, options)?;
+    let done = match decision {
+        Decision::Refuse(refusal) => Err((*refusal).into()),
+        Decision::DegradedWithout(refusal) => attempt.alone(*refusal, None),
+        Decision::Seed => attempt.rebuild(Phase::Seed, progress),
+        Decision::AdoptCompareRepair => attempt.rebuild(Phase::Resync, progress),
+        Decision::AdoptCompareOnly => attempt.believe(false, progress),
+        Decision::AttachCompared => attempt.believe(true, progress),
+        Decision::Attach => attempt.trust(),
+        Decision::Heal => attempt.heal(),
+    };
+    done.map_err(|error| worded(error, typed))
+}
+
+/// Nobody who has nothing to mount is told to mount one copy.
+fn worded(mut error: AttachError, typed: &Typed) -> AttachError {
+    if typed.offline {
+        let alone = Say { typed }.alone();
+        error.refusal.next.retain(|next| *next != alone);
+    }
+    error
+}
+
+/// What [`attach`] would have to do to make the copies equal; nothing is changed.
+///
+/// # Errors
+/// As [`attach`].
+pub fn preview(
+    primary: BorrowedFd<'_>,
+    replica: BorrowedFd<'_>,
+    typed: &Typed,
+    options: &Options,
+    progress: &mut dyn FnMut(Phase, &Progress),
+) -> Result<Summary, AttachError> {
+    let (attempt, decision) = look(primary, Ok(replica), typed, options)?;
+    if let Decision::Refuse(refusal) | Decision::DegradedWithout(refusal) = decision {
+        return Err(worded((*refusal).into(), typed));
+    }
+    attempt
+        .reconcile(Phase::Verify, false, Lacks::default(), progress)
+        .map_err(|failure| worded(attempt.copy_failed(&failure).into(), typed))
+}
+
+/// Takes the locks, reads the stamps and decides.
+fn look<'a>(
+    primary: BorrowedFd<'_>,
+    replica: Result<BorrowedFd<'_>, Errno>,
+    typed: &'a Typed,
+    options: &'a Options,
+) -> Result<(Attempt<'a>, Decision), AttachError> {
     let say = Say { typed };
     let primary_lock =
         Lock::take(primary, options.patience).map_err(|errno| in_use(say, Copy::Primary, errno))?;
@@ -161,16 +212,11 @@ pub fn attach(
         found_r: found_r.ok(),
         journal,
     };
-    match decision {
-        Decision::Refuse(refusal) => Err((*refusal).into()),
-        Decision::DegradedWithout(refusal) => attempt.alone(taken.unwrap_or(*refusal), None),
-        Decision::Seed => attempt.rebuild(Phase::Seed, progress),
-        Decision::AdoptCompareRepair => attempt.rebuild(Phase::Resync, progress),
-        Decision::AdoptCompareOnly => attempt.believe(false, progress),
-        Decision::AttachCompared => attempt.believe(true, progress),
-        Decision::Attach => attempt.trust(),
-        Decision::Heal => attempt.heal(),
-    }
+    let decision = match (decision, taken) {
+        (Decision::DegradedWithout(_), Some(taken)) => Decision::DegradedWithout(Box::new(taken)),
+        (decision, _) => decision,
+    };
+    Ok((attempt, decision))
 }
 
 /// The log that the primary's stamp names.
@@ -540,6 +586,12 @@ impl Attempt<'_> {
         }
         let place = stamp::write(self.primary.root(), &stamp, Role::Primary, Place::Xattr)
             .map_err(|errno| self.stamp_failed(Copy::Primary, errno))?;
+        if self.journal.is_none()
+            && let Some(keeping) = &self.options.log
+        {
+            // No stamp names it, so it is about nothing; but who serves finds one as ever.
+            self.journal = keeping.create(stamp.id).ok();
+        }
         // What does not answer to its name is not held: its disk may be the wrong one.
         self.replica = None;
         Ok(self.attached(stamp, place, Standing::Alone, Some(refusal), None))
@@ -568,8 +620,7 @@ impl Attempt<'_> {
             unverified: AtomicBool::new(summary.is_none()),
             summary: summary.map(Box::new),
             primary: self.primary,
-            // A log that no stamp names is about nothing.
-            journal: Mutex::new(self.journal.filter(|_| stamp.covered.is_some())),
+            journal: Mutex::new(self.journal),
             state: Mutex::new(State {
                 stamp,
                 place,

@@ -50,9 +50,9 @@ pub enum Id {
     /// A replica is not made the primary: it cannot be shown to be complete.
     NotPromoted = 28,
     /// The write-intent log could not be written.
-    LogLost = 40,
+    LogLost = 29,
     /// Set aside by `mirrorfs pause`.
-    Paused = 41,
+    Paused = 30,
 }
 
 impl fmt::Display for Id {

@@ -50,6 +50,7 @@ fn typed() -> Typed {
         primary: b"/srv/data".to_vec(),
         mountpoint: b"/data".to_vec(),
         replica: b"/backup/data".to_vec(),
+        offline: false,
     }
 }
 
