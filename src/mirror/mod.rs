@@ -13,6 +13,7 @@ pub mod events;
 pub mod failure;
 pub mod lane;
 pub mod order;
+pub mod pace;
 pub mod replica;
 pub mod report;
 pub mod resync;
