@@ -6,12 +6,13 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use serde::Serialize;
 
 use super::args::EventsArgs;
 use super::complain;
 use super::exit::Exit;
+use super::interrupt::Interrupt;
 use super::reach::{self, Silence};
 use super::render::harmless;
 use crate::mirror::events::Change;
@@ -41,6 +42,7 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
 }
 
 fn listen(args: &EventsArgs) -> Result<Exit, Silence> {
+    let interrupt = Interrupt::start().map_err(Silence::Nobody)?;
     let mounts = match &args.mountpoint {
         Some(typed) => vec![reach::one(typed).map_err(Silence::Nobody)?],
         None => ours().map_err(Silence::Nobody)?,
@@ -60,7 +62,7 @@ fn listen(args: &EventsArgs) -> Result<Exit, Silence> {
     }
     drop(say);
     let several = args.mountpoint.is_none();
-    Ok(print(args.json, several, &mounts, &said))
+    Ok(print(args.json, several, &mounts, &said, &interrupt))
 }
 
 /// The mirrors whose daemons answer us.
@@ -87,12 +89,25 @@ fn follow(mut changes: Changes, place: usize, say: &Sender<(usize, Said)>) {
     }
 }
 
-/// Prints until no mirror has anything to say any more, or nobody reads.
-fn print(json: bool, several: bool, mounts: &[Mount], said: &Receiver<(usize, Said)>) -> Exit {
+/// Prints until no mirror has anything to say any more, nobody reads, or Control-C.
+fn print(
+    json: bool,
+    several: bool,
+    mounts: &[Mount],
+    said: &Receiver<(usize, Said)>,
+    interrupt: &Interrupt,
+) -> Exit {
     let mut exit = Exit::Success;
     let mut out = io::stdout();
     let escape = out.is_terminal();
-    for (place, said) in said {
+    loop {
+        let (place, said) = select! {
+            recv(said) -> said => match said {
+                Ok(said) => said,
+                Err(_) => return exit,
+            },
+            recv(interrupt.pressed()) -> _ => return Exit::Interrupted,
+        };
         let mount = &mounts[place];
         let mirror = mount.target.to_string_lossy();
         let heard = match said {
@@ -129,7 +144,6 @@ fn print(json: bool, several: bool, mounts: &[Mount], said: &Receiver<(usize, Sa
             return exit;
         }
     }
-    exit
 }
 
 fn shown(mount: &Mount) -> String {

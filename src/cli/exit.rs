@@ -63,8 +63,8 @@ impl Exit {
     pub(super) fn answer(kind: Kind) -> Self {
         match kind {
             Kind::Refused => Self::No,
-            Kind::Interrupted => Self::Interrupted,
-            Kind::Usage | Kind::System | Kind::Bug => Self::Unknown,
+            // A daemon that was interrupted; who pressed Control-C here is not told by a refusal.
+            Kind::Interrupted | Kind::Usage | Kind::System | Kind::Bug => Self::Unknown,
         }
     }
 }
@@ -120,7 +120,8 @@ mod tests {
             (Exit::answer(Kind::Refused), 1),
             (Exit::answer(Kind::Usage), 2),
             (Exit::answer(Kind::System), 2),
-            (Exit::answer(Kind::Interrupted), 130),
+            (Exit::answer(Kind::Interrupted), 2),
+            (Exit::Interrupted, 130),
         ] {
             assert_eq!(exit.code(), code, "{exit:?}");
         }

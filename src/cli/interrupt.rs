@@ -53,6 +53,11 @@ impl Interrupt {
         )
     }
 
+    /// Something arrives here when it is pressed.
+    pub(super) fn pressed(&self) -> &Receiver<()> {
+        &self.pressed
+    }
+
     /// What becomes of it: for work that looks now and then.
     pub(super) fn switch(&self) -> &Arc<AtomicBool> {
         &self.switch

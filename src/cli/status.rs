@@ -93,13 +93,21 @@ fn of_one(
     terminal: bool,
     text: &mut Vec<u8>,
 ) -> Result<MirrorState, Refusal> {
-    let report = reach::report(mount)?;
-    // The state was told before the list: what is shown in-sync had nothing dirty.
-    let dirty = if args.dirty {
+    let mut report = reach::report(mount)?;
+    let mut dirty = if args.dirty {
         reach::ask(mount, |client| client.dirty(DIRTY_MAX)).map_err(reach::Silence::into_refusal)
     } else {
         Ok(DirtyList::default())
     };
+    // Two questions, two moments: in-sync must not be shown beside something dirty.
+    let some = dirty.as_ref().is_ok_and(|list| list.total > 0);
+    if some && report.state == MirrorState::InSync {
+        report = reach::report(mount)?;
+        if report.state == MirrorState::InSync {
+            // It was made equal in between.
+            dirty = Ok(DirtyList::default());
+        }
+    }
     if !args.quiet {
         let list = dirty.as_ref().ok().filter(|_| args.dirty);
         show(args, &report, list, terminal, text);

@@ -15,6 +15,7 @@ pub mod heal;
 pub mod intent;
 pub mod lane;
 pub mod order;
+pub mod pace;
 pub mod replica;
 pub mod report;
 pub mod resync;

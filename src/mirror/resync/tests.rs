@@ -132,7 +132,7 @@ fn only_differing_blocks_are_written() {
         .expect("found");
     assert_eq!(
         (data.offset, &*data.detail),
-        (Some(8192), "8.0 KiB differ at 8192")
+        (Some(8192), "8 KiB differ at 8192")
     );
     assert_eq!(trees.repair().bytes_repaired, 8192);
     assert_eq!(
