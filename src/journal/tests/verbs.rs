@@ -335,7 +335,59 @@ fn a_path_that_no_frame_holds_is_refused_and_nothing_is_broken() {
 }
 
 #[test]
-fn threads_share_flushes_and_none_returns_before_its_own() {
+fn all_that_wait_share_one_frame() {
+    let (_disk, journal) = journal();
+    let waiting = |many: usize| {
+        while !journal.commit.is_led_with(many) {
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        // The disk is busy.
+        let busy = journal.commit.hold_log();
+        let ask = |serial| drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+        scope.spawn(move || ask(0));
+        waiting(0);
+        for serial in 1..20 {
+            // Half of them want the same.
+            scope.spawn(move || ask(serial.min(10)));
+        }
+        waiting(10);
+        drop(busy);
+    });
+    let counts = journal.counts();
+    assert_eq!((counts.appended, counts.flushes, counts.alive), (2, 2, 11));
+}
+
+#[test]
+fn a_checkpoint_is_ended_by_the_next() {
+    let (_disk, journal) = journal();
+    drop(pin(&journal, 1, Aspect::Dir).expect("pin"));
+    let first = journal.begin_checkpoint();
+    drop(pin(&journal, 1, Aspect::Dir).expect("used since"));
+    let second = journal.begin_checkpoint();
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_eq!(journal.end_checkpoint(first), Ok(0));
+    assert_eq!(journal.end_checkpoint(second), Ok(1));
+}
+
+#[test]
+fn a_mark_described_while_a_rename_was_on_its_way_is_looked_for_behind_it() {
+    let (_disk, journal) = journal();
+    drop(renamed(&journal, "dir", "other").expect("rename"));
+    // Recorded, not made yet: the mark's path is the old one.
+    pin(&journal, 7, Aspect::Dir).expect("pin").soil();
+    for serial in 100..400 {
+        drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+    }
+    assert!(journal.counts().rewrites > 1);
+    let (_, paths) = journal.dirty().remove(0);
+    let paths: Vec<_> = paths.iter().map(|path| &**path).collect();
+    assert_eq!(paths, [&b"dir/7"[..], b"other/7"]);
+}
+
+#[test]
+fn no_thread_returns_before_its_mark_is_durable() {
     let (disk, journal) = journal();
     let threads = 8;
     let each = 60;
