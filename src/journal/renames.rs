@@ -49,8 +49,9 @@ impl Renames {
 
     /// The number of the first of the newest `count`.
     pub(crate) fn newest(&self, count: usize) -> u64 {
-        let numbers = self.list.keys().rev().take(count);
-        numbers.last().copied().unwrap_or(u64::MAX)
+        let last = self.list.len().min(count).checked_sub(1);
+        let number = last.and_then(|last| self.list.keys().nth_back(last));
+        number.copied().unwrap_or(u64::MAX)
     }
 
     /// Forgets those numbered below `floor`.
