@@ -58,7 +58,7 @@ pub enum Intent {
 pub struct LogId {
     /// Random; never 0.
     pub id: u64,
-    /// One higher at every opening.
+    /// One higher at every opening that reached the stamps.
     pub generation: u64,
 }
 
@@ -234,15 +234,16 @@ impl Journal {
             id: log_id()?,
             generation: 1,
         };
-        let log = Log::create(disk, owner, id, limits.size, &[], 1)?;
+        let log = Log::create(disk, owner, (id, 0), limits.size, &[], 1)?;
         Ok(Self::with(log, limits, 1))
     }
 
     /// Opens the log that `known` names: the marks that were not cleared become this journal's,
     /// all dirty, and are written anew as the next generation.
     ///
-    /// `known` is what the primary's stamp says; the log may be one generation ahead of it (a crash
-    /// between log and stamp).
+    /// `known` is what the primary's stamp says; the log may be one generation ahead of it (crashes
+    /// between log and stamp, however many). The new generation must be stamped before anything is
+    /// pinned.
     ///
     /// # Errors
     /// Why it proves nothing. The log is left as it is.
@@ -297,9 +298,11 @@ impl Journal {
         }
         let id = LogId {
             id: header.log.id,
-            generation: header.log.generation + 1,
+            generation: known.generation + 1,
         };
-        let log = Log::create(disk, owner, id, limits.size, &records, next_seq);
+        // Those who died before they could stamp had the same generation, never the same epoch.
+        let epoch = header.epoch + 1;
+        let log = Log::create(disk, owner, (id, epoch), limits.size, &records, next_seq);
         let log = log.map_err(Unreadable::Io)?;
         let journal = Self::with(log, limits, next_seq);
         for (draft, whereabouts) in marks {

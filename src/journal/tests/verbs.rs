@@ -335,28 +335,62 @@ fn a_path_that_no_frame_holds_is_refused_and_nothing_is_broken() {
 }
 
 #[test]
-fn all_that_wait_share_one_frame() {
+fn all_that_wait_share_one_frame_and_nobody_returns_before_it() {
     let (_disk, journal) = journal();
-    let waiting = |many: usize| {
-        while !journal.commit.is_led_with(many) {
+    let is_busy = AtomicBool::new(true);
+    let returned = AtomicUsize::new(0);
+    let wait = |done: &dyn Fn() -> bool| {
+        while !done() && returned.load(Ordering::Acquire) == 0 {
             std::thread::yield_now();
         }
     };
+    let pinned = |serial: u64| {
+        let all = journal.table.all();
+        let mut marks = all.iter().filter(|mark| mark.object.ino == serial);
+        marks.next().map_or(0, |mark| mark.pins())
+    };
     std::thread::scope(|scope| {
-        // The disk is busy.
         let busy = journal.commit.hold_log();
-        let ask = |serial| drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+        let (journal, is_busy, returned) = (&journal, &is_busy, &returned);
+        let ask = move |serial| {
+            let pins = pin(journal, serial, Aspect::Dir).expect("pin");
+            let early = is_busy.load(Ordering::Acquire);
+            returned.fetch_add(1, Ordering::AcqRel);
+            assert!(!early && !pins.marks()[0].is_pending(), "{serial}");
+        };
         scope.spawn(move || ask(0));
-        waiting(0);
+        wait(&|| journal.commit.is_led_with(0));
+        scope.spawn(move || ask(0));
         for serial in 1..20 {
             // Half of them want the same.
             scope.spawn(move || ask(serial.min(10)));
         }
-        waiting(10);
+        wait(&|| pinned(0) == 2 && pinned(10) == 10);
+        wait(&|| journal.commit.is_led_with(10));
+        is_busy.store(false, Ordering::Release);
         drop(busy);
     });
     let counts = journal.counts();
     assert_eq!((counts.appended, counts.flushes, counts.alive), (2, 2, 11));
+}
+
+#[test]
+fn directories_that_changed_places_are_told_apart_after_a_rewrite() {
+    let (disk, journal) = journal();
+    drop(pin(&journal, 7, Aspect::Dir).expect("pin"));
+    for (from, to) in [("dir", "tmp"), ("other", "dir"), ("tmp", "other")] {
+        drop(renamed(&journal, from, to).expect("rename"));
+    }
+    for serial in 100..400 {
+        drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+    }
+    let counts = journal.counts();
+    assert!(counts.rewrites > 1 && counts.dirty == 0);
+    journal.soil_all();
+    assert_eq!(journal.counts().dirty, counts.alive);
+    assert_eq!(dirty_paths(&journal)[..2], ["other/7", "dir/100"]);
+    let again = open(&disk, journal.log_id(), SMALL).expect("open");
+    assert_eq!(dirty_paths(&again)[..2], ["other/7", "dir/100"]);
 }
 
 #[test]
