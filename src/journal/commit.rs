@@ -24,9 +24,10 @@ use crate::sys::{Errno, Result};
 pub(crate) struct Snapshot {
     /// Encoded.
     pub(crate) records: Vec<Vec<u8>>,
-    /// Where the marks are by now: renames below `floor` are folded in.
+    /// Where the marks are by now: renames are folded in.
     pub(crate) marks: Vec<(Arc<Mark>, Whereabouts)>,
-    pub(crate) floor: u64,
+    /// Renames numbered below are no longer needed.
+    pub(crate) kept: u64,
     pub(crate) next_seq: u64,
 }
 
@@ -196,6 +197,19 @@ impl Commit {
         self.tally.rewrites.fetch_add(1, Ordering::Relaxed);
         self.tally.log_bytes.store(log.size(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether somebody leads, and so many entries wait.
+    #[cfg(test)]
+    pub(crate) fn is_led_with(&self, waiting: usize) -> bool {
+        let state = self.state.lock();
+        state.leading && state.queue.len() == waiting
+    }
+
+    /// Keeps the log from being written.
+    #[cfg(test)]
+    pub(crate) fn hold_log(&self) -> parking_lot::MutexGuard<'_, Log> {
+        self.log.lock()
     }
 
     /// Writes what still waits; a log that was not flushed is made durable as a whole. Nothing can

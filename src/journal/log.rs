@@ -49,12 +49,12 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    fn header(&self, log: LogId) -> Header {
+    fn header(&self, log: LogId, epoch: u64) -> Header {
         Header {
             mirror: self.mirror,
             replica: self.replica,
             log,
-            epoch: 0,
+            epoch,
             size: 0,
             next_seq: 1,
             intent: self.intent,
@@ -127,14 +127,14 @@ impl Log {
     pub(crate) fn create(
         disk: Box<dyn Disk>,
         owner: &Owner,
-        log: LogId,
+        (log, epoch): (LogId, u64),
         size_min: u64,
         records: &[Vec<u8>],
         next_seq: u64,
     ) -> Result<Self> {
         let mut log = Self {
             disk,
-            header: owner.header(log),
+            header: owner.header(log, epoch),
             number: 0,
             at: 0,
             size_min,

@@ -310,6 +310,11 @@ impl Mark {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn pins(&self) -> u64 {
+        self.word.load(Ordering::Acquire) & PINS
+    }
+
     /// First half of a checkpoint: true if it is quiet. From now on a use of it shows.
     pub(crate) fn quiet(&self) -> bool {
         let word = self

@@ -58,7 +58,7 @@ pub enum Intent {
 pub struct LogId {
     /// Random; never 0.
     pub id: u64,
-    /// One higher at every opening.
+    /// One higher at every opening that reached the stamps.
     pub generation: u64,
 }
 
@@ -134,28 +134,37 @@ const LIMITS: Limits = Limits {
 /// A dirty mark, and the paths (relative to the root) where its object may be, likeliest first.
 pub type Dirty = (Arc<Mark>, Vec<Box<[u8]>>);
 
+/// Renames that stay on record although every path on record has been led through them: one that is
+/// on its way may be missing in the path of a mark that is made meanwhile.
+const RENAMES_KEPT: usize = 32;
+
 /// Marks that were quiet when a checkpoint began.
 #[derive(Debug)]
 #[must_use = "once both copies are durable, hand it to end_checkpoint"]
-pub struct Checkpoint(Vec<Arc<Mark>>);
+pub struct Checkpoint {
+    marks: Vec<Arc<Mark>>,
+    /// Which one.
+    number: u64,
+}
 
 impl Checkpoint {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.marks.len()
     }
 
     /// Whether there is nothing to clear.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.marks.is_empty()
     }
 }
 
 /// The write-intent log of one replica.
 ///
-/// Lock order: `collapsing`, then any one of the others alone. None is held across I/O but
+/// Lock order: `collapsing`, then any one of the others alone, or `renames` and in it a mark's
+/// whereabouts. None is held across I/O but
 /// `collapsing`, which is taken at the hard limit only.
 #[derive(Debug)]
 pub struct Journal {
@@ -169,6 +178,8 @@ pub struct Journal {
     drafts: Mutex<BTreeSet<u64>>,
     renames: Mutex<Renames>,
     collapsing: Mutex<()>,
+    /// The number of the last checkpoint begun.
+    checkpoints: Mutex<u64>,
     /// Marks alive at which somebody is woken next.
     crowd_at: AtomicUsize,
     crowd: Mutex<()>,
@@ -223,15 +234,16 @@ impl Journal {
             id: log_id()?,
             generation: 1,
         };
-        let log = Log::create(disk, owner, id, limits.size, &[], 1)?;
+        let log = Log::create(disk, owner, (id, 0), limits.size, &[], 1)?;
         Ok(Self::with(log, limits, 1))
     }
 
     /// Opens the log that `known` names: the marks that were not cleared become this journal's,
     /// all dirty, and are written anew as the next generation.
     ///
-    /// `known` is what the primary's stamp says; the log may be one generation ahead of it (a crash
-    /// between log and stamp).
+    /// `known` is what the primary's stamp says; the log may be one generation ahead of it (crashes
+    /// between log and stamp, however many). The new generation must be stamped before anything is
+    /// pinned.
     ///
     /// # Errors
     /// Why it proves nothing. The log is left as it is.
@@ -286,9 +298,11 @@ impl Journal {
         }
         let id = LogId {
             id: header.log.id,
-            generation: header.log.generation + 1,
+            generation: known.generation + 1,
         };
-        let log = Log::create(disk, owner, id, limits.size, &records, next_seq);
+        // Those who died before they could stamp had the same generation, never the same epoch.
+        let epoch = header.epoch + 1;
+        let log = Log::create(disk, owner, (id, epoch), limits.size, &records, next_seq);
         let log = log.map_err(Unreadable::Io)?;
         let journal = Self::with(log, limits, next_seq);
         for (draft, whereabouts) in marks {
@@ -312,6 +326,7 @@ impl Journal {
             drafts: Mutex::default(),
             renames: Mutex::default(),
             collapsing: Mutex::default(),
+            checkpoints: Mutex::default(),
             crowd_at: AtomicUsize::new(limits.crowd),
             crowd: Mutex::default(),
             crowded: Condvar::new(),
@@ -557,10 +572,18 @@ impl Journal {
     }
 
     /// Notes the marks that are neither pinned nor dirty. Make both copies durable next.
+    ///
+    /// It ends a checkpoint that was begun before: that one clears nothing, since what was used
+    /// between the two no longer shows.
     pub fn begin_checkpoint(&self) -> Checkpoint {
         let mut marks = self.table.all();
+        let mut number = self.checkpoints.lock();
+        *number += 1;
         marks.retain(|mark| mark.quiet());
-        Checkpoint(marks)
+        Checkpoint {
+            marks,
+            number: *number,
+        }
     }
 
     /// Clears those that nobody has used or soiled since; how many. Only to be called when both
@@ -570,12 +593,16 @@ impl Journal {
     /// What broke the log.
     pub fn end_checkpoint(&self, checkpoint: Checkpoint) -> Result<usize> {
         self.commit.check()?;
-        let mut seqs = Vec::new();
-        for mark in checkpoint.0 {
-            if mark.retire() {
-                self.table.remove(&mark);
-                seqs.push(mark.seq);
-            }
+        let number = self.checkpoints.lock();
+        let mut marks = checkpoint.marks;
+        if *number != checkpoint.number {
+            return Ok(0);
+        }
+        marks.retain(|mark| mark.retire());
+        drop(number);
+        let seqs: Vec<_> = marks.iter().map(|mark| mark.seq).collect();
+        for mark in &marks {
+            self.table.remove(mark);
         }
         // What is left cannot be cleared now: the next ones are waited for.
         let left = self.table.alive();
@@ -655,13 +682,14 @@ impl Fold for Journal {
             let next = self.next_seq.load(Ordering::Relaxed);
             (drafts.first().copied().unwrap_or(next), next)
         };
+        let renames = self.renames.lock();
+        let kept = renames.newest(RENAMES_KEPT).min(floor);
         let mut alive = self.table.all();
         // What is not on disk yet comes behind, out of the queue; what is retired needs no more.
         alive.retain(|mark| !mark.is_pending() && !mark.is_retired());
         alive.sort_unstable_by_key(|mark| mark.seq);
-        let renames = self.renames.lock();
         let mut records: Vec<_> = renames
-            .from(floor)
+            .from(kept)
             .map(|renamed| Record::Renamed(renamed.clone()).encode())
             .collect();
         let mut marks = Vec::with_capacity(alive.len());
@@ -675,7 +703,7 @@ impl Fold for Journal {
         Snapshot {
             records,
             marks,
-            floor,
+            kept,
             next_seq,
         }
     }
@@ -685,7 +713,7 @@ impl Fold for Journal {
         for (mark, whereabouts) in snapshot.marks {
             *mark.whereabouts.lock() = whereabouts;
         }
-        renames.drop_below(snapshot.floor);
+        renames.drop_below(snapshot.kept);
     }
 }
 

@@ -47,6 +47,13 @@ impl Renames {
         self.list.range(floor..).map(|(_, renamed)| renamed)
     }
 
+    /// The number of the first of the newest `count`.
+    pub(crate) fn newest(&self, count: usize) -> u64 {
+        let last = self.list.len().min(count).checked_sub(1);
+        let number = last.and_then(|last| self.list.keys().nth_back(last));
+        number.copied().unwrap_or(u64::MAX)
+    }
+
     /// Forgets those numbered below `floor`.
     pub(crate) fn drop_below(&mut self, floor: u64) {
         self.list = self.list.split_off(&floor);
@@ -226,5 +233,7 @@ mod tests {
         assert_eq!(candidates(&list, "b/x", 1), ["c/x", "b/x"]);
         assert_eq!(candidates(&list, "a/x", 1), ["z/x", "a/x"]);
         assert_eq!(list.from(5).count(), 1);
+        assert_eq!((list.newest(1), list.newest(2), list.newest(9)), (6, 4, 4));
+        assert_eq!(Renames::default().newest(1), u64::MAX);
     }
 }

@@ -21,7 +21,8 @@ pub(crate) struct Spread(u64);
 
 impl Hasher for Spread {
     fn finish(&self) -> u64 {
-        self.0
+        // The low bits choose the bucket: within a shard those of the number are all the same.
+        self.0.rotate_left(32)
     }
 
     fn write(&mut self, bytes: &[u8]) {

@@ -238,6 +238,16 @@ fn only_the_log_that_is_known_is_read() {
         let found = log::read(&mut disk, &owner, id).map(|_| ());
         assert_eq!(found, Err(Unreadable::Other));
     }
+    // However often it dies before the stamp, it is known again.
+    let disk = Memory::with(Some(bytes));
+    let epochs = [1, 2, 3].map(|_| {
+        let again = open(&disk, id, SMALL).expect("open");
+        assert_eq!(again.log_id(), with(1, 0));
+        Header::decode(&disk.seen().expect("a log"))
+            .expect("header")
+            .epoch
+    });
+    assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
     let mut nothing = Memory::default();
     let found = log::read(&mut nothing, &owner(Intent::Power), id).map(|_| ());
     assert_eq!(found, Err(Unreadable::Missing));

@@ -41,7 +41,7 @@ fn script(journal: &Journal, promised: &mut Promised) -> Result<()> {
         }
         if round % 2 == 0 {
             let checkpoint = journal.begin_checkpoint();
-            let cleared: Vec<_> = checkpoint.0.iter().map(|mark| mark.seq).collect();
+            let cleared: Vec<_> = checkpoint.marks.iter().map(|mark| mark.seq).collect();
             // From here to the end of it either will do.
             promised.may.extend(&cleared);
             for seq in cleared {

@@ -93,7 +93,7 @@ impl Run {
             .flat_map(Pins::marks)
             .map(|mark| mark.seq)
             .collect();
-        let noted: Vec<_> = checkpoint.0.clone();
+        let noted: Vec<_> = checkpoint.marks.clone();
         let dirty: BTreeSet<_> = noted
             .iter()
             .filter(|mark| mark.is_dirty())

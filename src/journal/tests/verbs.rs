@@ -335,7 +335,93 @@ fn a_path_that_no_frame_holds_is_refused_and_nothing_is_broken() {
 }
 
 #[test]
-fn threads_share_flushes_and_none_returns_before_its_own() {
+fn all_that_wait_share_one_frame_and_nobody_returns_before_it() {
+    let (_disk, journal) = journal();
+    let is_busy = AtomicBool::new(true);
+    let returned = AtomicUsize::new(0);
+    let wait = |done: &dyn Fn() -> bool| {
+        while !done() && returned.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
+        }
+    };
+    let pinned = |serial: u64| {
+        let all = journal.table.all();
+        let mut marks = all.iter().filter(|mark| mark.object.ino == serial);
+        marks.next().map_or(0, |mark| mark.pins())
+    };
+    std::thread::scope(|scope| {
+        let busy = journal.commit.hold_log();
+        let (journal, is_busy, returned) = (&journal, &is_busy, &returned);
+        let ask = move |serial| {
+            let pins = pin(journal, serial, Aspect::Dir).expect("pin");
+            let early = is_busy.load(Ordering::Acquire);
+            returned.fetch_add(1, Ordering::AcqRel);
+            assert!(!early && !pins.marks()[0].is_pending(), "{serial}");
+        };
+        scope.spawn(move || ask(0));
+        wait(&|| journal.commit.is_led_with(0));
+        scope.spawn(move || ask(0));
+        for serial in 1..20 {
+            // Half of them want the same.
+            scope.spawn(move || ask(serial.min(10)));
+        }
+        wait(&|| pinned(0) == 2 && pinned(10) == 10);
+        wait(&|| journal.commit.is_led_with(10));
+        is_busy.store(false, Ordering::Release);
+        drop(busy);
+    });
+    let counts = journal.counts();
+    assert_eq!((counts.appended, counts.flushes, counts.alive), (2, 2, 11));
+}
+
+#[test]
+fn directories_that_changed_places_are_told_apart_after_a_rewrite() {
+    let (disk, journal) = journal();
+    drop(pin(&journal, 7, Aspect::Dir).expect("pin"));
+    for (from, to) in [("dir", "tmp"), ("other", "dir"), ("tmp", "other")] {
+        drop(renamed(&journal, from, to).expect("rename"));
+    }
+    for serial in 100..400 {
+        drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+    }
+    let counts = journal.counts();
+    assert!(counts.rewrites > 1 && counts.dirty == 0);
+    journal.soil_all();
+    assert_eq!(journal.counts().dirty, counts.alive);
+    assert_eq!(dirty_paths(&journal)[..2], ["other/7", "dir/100"]);
+    let again = open(&disk, journal.log_id(), SMALL).expect("open");
+    assert_eq!(dirty_paths(&again)[..2], ["other/7", "dir/100"]);
+}
+
+#[test]
+fn a_checkpoint_is_ended_by_the_next() {
+    let (_disk, journal) = journal();
+    drop(pin(&journal, 1, Aspect::Dir).expect("pin"));
+    let first = journal.begin_checkpoint();
+    drop(pin(&journal, 1, Aspect::Dir).expect("used since"));
+    let second = journal.begin_checkpoint();
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_eq!(journal.end_checkpoint(first), Ok(0));
+    assert_eq!(journal.end_checkpoint(second), Ok(1));
+}
+
+#[test]
+fn a_mark_described_while_a_rename_was_on_its_way_is_looked_for_behind_it() {
+    let (_disk, journal) = journal();
+    drop(renamed(&journal, "dir", "other").expect("rename"));
+    // Recorded, not made yet: the mark's path is the old one.
+    pin(&journal, 7, Aspect::Dir).expect("pin").soil();
+    for serial in 100..400 {
+        drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+    }
+    assert!(journal.counts().rewrites > 1);
+    let (_, paths) = journal.dirty().remove(0);
+    let paths: Vec<_> = paths.iter().map(|path| &**path).collect();
+    assert_eq!(paths, [&b"dir/7"[..], b"other/7"]);
+}
+
+#[test]
+fn no_thread_returns_before_its_mark_is_durable() {
     let (disk, journal) = journal();
     let threads = 8;
     let each = 60;
