@@ -6,6 +6,7 @@
 //! For longer runs (`scripts/soak`): `MIRRORFS_SEED`, `MIRRORFS_KILLS` (rounds), `MIRRORFS_CUTS`
 //! (power cuts), `MIRRORFS_MILLION` (files in the tree).
 
+mod disk;
 mod kill;
 mod matrix;
 mod million;

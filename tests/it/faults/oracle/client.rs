@@ -56,6 +56,11 @@ fn serve() {
     });
 }
 
+/// Errors by which a thread learns that the mount is gone.
+pub(crate) fn is_the_end(errno: i32) -> bool {
+    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
+}
+
 /// One thread of the load.
 fn work(orders: &Orders, number: usize) {
     let root = orders.root.join(format!("w{number}"));
@@ -70,7 +75,9 @@ fn work(orders: &Orders, number: usize) {
     // What is there is what the one before left; the judge has looked at it.
     let mut model = match Model::scan(&root) {
         Ok(model) => model,
-        Err(e) => return note(format!("e {e}\n")),
+        // Killed before it began.
+        Err(e) if e.raw_os_error().is_some_and(is_the_end) => return note("end\n".to_owned()),
+        Err(e) => return note(format!("failed {e}\n")),
     };
     let stop = orders.notes.join("stop");
     let mut rng = Rng::new(orders.seed ^ ((number as u64 + 1) << 40));

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::client::is_the_end;
 use super::model::Model;
 use super::op::Op;
 
@@ -57,11 +58,6 @@ pub(crate) struct Outcome {
     pub(crate) slowest_ms: u64,
 }
 
-/// Errors by which a thread learns that the mount is gone: that op was under way.
-fn is_the_end(errno: Errno) -> bool {
-    matches!(errno, Errno::NOTCONN | Errno::CONNABORTED)
-}
-
 /// Applies a history to `model`.
 pub(crate) fn play(mut model: Model, history: &History) -> Outcome {
     let mut outcome = Outcome {
@@ -82,8 +78,8 @@ pub(crate) fn play(mut model: Model, history: &History) -> Outcome {
             }
             Some((errno, ms)) => {
                 outcome.slowest_ms = outcome.slowest_ms.max(*ms);
-                let errno = Errno::from_raw_os_error(*errno);
-                if is_the_end(errno) {
+                let (end, errno) = (is_the_end(*errno), Errno::from_raw_os_error(*errno));
+                if end {
                     outcome.under_way = Some(op.clone());
                 } else {
                     if !matches!(errno, Errno::NOSPC | Errno::DQUOT) {

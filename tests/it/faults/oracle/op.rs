@@ -305,14 +305,18 @@ fn on_file<T>(
     }
 }
 
-/// A write that must take everything.
-fn whole(answer: std::io::Result<usize>, len: usize) -> Result<()> {
-    match answer {
-        Ok(n) if n == len => Ok(()),
-        // A short write: the disk is full.
-        Ok(_) => Err(Errno::NOSPC),
-        Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+/// Writes everything. After a short write the rest is tried, which says why it was short: the disk
+/// is full, or the kernel had made two requests of it and the daemon died between them.
+fn whole(mut write: impl FnMut(&[u8], u64) -> std::io::Result<usize>, bytes: &[u8]) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match write(&bytes[done..], done as u64) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(n) => done += n,
+            Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+        }
     }
+    Ok(())
 }
 
 fn store(file: &File, at: u64, content: &[u8]) -> Result<()> {
@@ -343,19 +347,19 @@ impl Op {
                 let content = bytes(*seed, *len);
                 match how {
                     How::Plain => on_file(held, id, &at(path), |f| {
-                        whole(f.write_at(&content, *offset), *len)
+                        whole(|rest, done| f.write_at(rest, offset + done), &content)
                     }),
                     How::Synchronous => {
                         let file = open(&at(path), OFlags::SYNC)?;
-                        whole(file.write_at(&content, *offset), *len)
+                        whole(|rest, done| file.write_at(rest, offset + done), &content)
                     }
                     How::Mapped => on_file(held, id, &at(path), |f| store(f, *offset, &content)),
                 }
             }
             Self::Append { path, len, seed } => {
                 let file = open(&at(path), OFlags::APPEND)?;
-                let answer = std::io::Write::write(&mut &file, &bytes(*seed, *len));
-                whole(answer, *len)
+                let append = |rest: &[u8], _| std::io::Write::write(&mut &file, rest);
+                whole(append, &bytes(*seed, *len))
             }
             Self::Truncate(path, len) => {
                 on_file(held, id, &at(path), |f| rustix::fs::ftruncate(f, *len))
@@ -375,7 +379,7 @@ impl Op {
             Self::Orphan(path, len) => {
                 let file = open(&at(path), OFlags::empty())?;
                 rustix::fs::unlink(at(path))?;
-                match whole(file.write_at(&vec![b'o'; *len], 0), *len) {
+                match whole(|rest, done| file.write_at(rest, done), &vec![b'o'; *len]) {
                     Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
                     other => other,
                 }
