@@ -52,7 +52,7 @@ impl Disk {
                 number * (mib << 20)
             );
             run(Command::new(find("mkfs.ext4").expect("mkfs.ext4"))
-                .args(["-q", "-F", "-E", &settings])
+                .args(["-q", "-F", "-b", "4096", "-E", &settings])
                 .arg(&file)
                 .arg(format!("{}k", mib << 10)))
             .ok();

@@ -2,11 +2,11 @@
 //! The power fails at a random moment of a mixed load: everything whose fsync was answered is on
 //! both copies, the mirror becomes in-sync by healing, and then the copies are equal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, Layout};
 use super::oracle::client::Load;
-use super::oracle::judge::{read_notes, subtree};
+use super::oracle::judge::{Record, read_notes, subtree};
 use super::oracle::model::Model;
 use super::oracle::power;
 use super::rig::Rig;
@@ -21,42 +21,68 @@ const AT_ONCE: u64 = 4;
 
 /// What is left of the disk, and how far each thread's notes were before and after.
 pub(crate) struct Cut {
-    copy: PathBuf,
-    before: Vec<u64>,
-    after: Vec<u64>,
+    copy: Option<PathBuf>,
+    /// `None`: all of them, as far as they went.
+    before: Option<Vec<u64>>,
+    after: Option<Vec<u64>>,
 }
 
-/// Cuts the power under a load that goes on.
-pub(crate) fn cut(disk: &mut Disk, load: &Load) -> Cut {
-    let lengths = || -> Vec<u64> {
+impl Cut {
+    /// How far the notes of each thread are.
+    pub(crate) fn lengths(load: &Load) -> Vec<u64> {
         let notes = &load.orders.notes;
         let length = |n: usize| notes.join(n.to_string()).metadata().map_or(0, |m| m.len());
         (0..load.orders.threads).map(length).collect()
-    };
-    let before = lengths();
-    let copy = disk.copy();
-    let after = lengths();
-    Cut {
-        copy,
-        before,
-        after,
+    }
+
+    /// Cuts the power under a load that goes on.
+    pub(crate) fn under(disk: &mut Disk, load: &Load) -> Self {
+        let before = Some(Self::lengths(load));
+        let copy = Some(disk.copy());
+        let after = Some(Self::lengths(load));
+        Self {
+            copy,
+            before,
+            after,
+        }
+    }
+
+    /// A cut after the load had ended.
+    pub(crate) fn of_all(copy: PathBuf) -> Self {
+        Self {
+            copy: Some(copy),
+            before: None,
+            after: None,
+        }
+    }
+
+    /// A disk that died when the notes were so long; the load ended by that.
+    pub(crate) fn without_copy(before: Vec<u64>) -> Self {
+        Self {
+            copy: None,
+            before: Some(before),
+            after: None,
+        }
+    }
+
+    /// What is left of the disk.
+    pub(crate) fn copy(&self) -> Option<PathBuf> {
+        self.copy.clone()
     }
 }
 
-/// Whether both copies hold what had been promised when the power failed; how much that was.
+/// Whether the copies hold what had been promised when the power failed; how much that was.
 #[track_caller]
-pub(crate) fn promises_kept(
-    cut: &Cut,
-    base: &[Model],
-    notes: &std::path::Path,
-    rig: &Rig,
-) -> usize {
+pub(crate) fn promises_kept(cut: &Cut, base: &[Model], notes: &Path, copies: &[&Path]) -> usize {
     let mut looked_for = 0;
     for (thread, base) in base.iter().enumerate() {
-        let sure = read_notes(notes, thread, Some(cut.before[thread]));
-        let sure = sure.iter().filter(|r| r.answer.is_some()).count();
-        let history = read_notes(notes, thread, Some(cut.after[thread]));
-        for copy in [&rig.mount.primary, &rig.mount.replica] {
+        let until = |lengths: &Option<Vec<u64>>| {
+            read_notes(notes, thread, lengths.as_ref().map(|all| all[thread]))
+        };
+        let answered = |r: &&Record| r.answer.is_some();
+        let sure = until(&cut.before).iter().filter(answered).count();
+        let history = until(&cut.after);
+        for copy in copies {
             let top = subtree(copy, thread);
             let actual = Model::scan(&top).unwrap_or_else(|e| panic!("{}: {e}", top.display()));
             match power::check(base, &history, sure, &actual) {
@@ -96,14 +122,15 @@ fn cuts(layout: Layout, options: &[&str], total: u64) {
         let mut cuts = Vec::new();
         for _ in 0..AT_ONCE.min(total - done) {
             load.wait_for(40 + rng.below(250));
-            cuts.push(cut(&mut disk, &load));
+            cuts.push(Cut::under(&mut disk, &load));
         }
         let notes = load.stop();
         rig.judge_notes(&notes, &[]);
         rig.mount.umount();
         for cut in cuts {
-            disk.restart_from(cut.copy.clone());
-            looked_for += promises_kept(&cut, &base, &notes, &rig);
+            disk.restart_from(cut.copy().expect("a copy"));
+            let copies = [&*rig.mount.primary, &*rig.mount.replica];
+            looked_for += promises_kept(&cut, &base, &notes, &copies);
             rig.judge.believe(&rig.mount.primary);
             rig.remount();
             rig.heals_by_itself();

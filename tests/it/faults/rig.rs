@@ -29,6 +29,16 @@ pub(crate) struct Rig {
     seed: u64,
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // What the load did, for whoever looks for the reason.
+        if std::thread::panicking() && std::env::var_os("MIRRORFS_KEEP_NOTES").is_some() {
+            self.notes.disable_cleanup(true);
+            eprintln!("notes kept in {}", self.notes.path().display());
+        }
+    }
+}
+
 /// The whole of `wish` with a state directory of its own.
 fn with_state(wish: Wish, state: &Path) -> Wish {
     wish.arg("--state-dir").arg(state)
@@ -194,7 +204,8 @@ impl Rig {
         self.copies_are_equal();
         self.mount.mount();
         assert_eq!(self.mount.state(), "in-sync");
-        self.mount.finish();
+        self.mount.umount();
+        self.copies_are_equal();
     }
 
     /// The complete comparison of the two copies.
