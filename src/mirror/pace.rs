@@ -103,6 +103,7 @@ impl Pace {
         Resync {
             running: self.ended.is_none(),
             files_done,
+            dirs_done: 0,
             files_left,
             bytes_done,
             bytes_left,

@@ -20,11 +20,12 @@ use parking_lot::{Condvar, Mutex};
 use super::attach::refusal::{Id, Refusal};
 use super::events::{Change, Events};
 use super::failure::errno_name;
-use super::heal::{Ground, Healing, Progress, Stop};
+use super::heal::{Ground, Healing, Stop};
 use super::lane::{Lane, Way};
 use super::order::Turn;
+use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
-use super::report::Syncs;
+use super::report::{Resync, Syncs};
 use super::state::ReplicaState;
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
 use crate::journal::{Counts, Dirty, Journal, Object};
@@ -78,8 +79,8 @@ struct State {
     why_not: Option<Refusal>,
     /// What was told last.
     told: Option<ReplicaState>,
-    /// The present healing, or the last one, and when that began (seconds since 1970) and ended.
-    healing: Option<(Arc<Healing>, i64, Option<Duration>)>,
+    /// The present healing, or the last one.
+    healing: Option<(Arc<Healing>, Pace)>,
     /// The number of the last `sync` asked for, and what became of them.
     sync: u64,
     syncs: Syncs,
@@ -128,7 +129,7 @@ impl Tending {
         let healing = to_heal.then(|| Arc::new(Healing::new()));
         let mut state = self.state.lock();
         if let Some(healing) = &healing {
-            state.healing = Some((healing.clone(), clock::now().tv_sec, None));
+            state.healing = Some((healing.clone(), pace()));
         }
         state.replica_root = Some(Arc::new(reached.root));
         state.asked = to_heal;
@@ -218,8 +219,7 @@ impl Mirror {
             .is_some_and(|intent| intent.journal().counts().dirty > 0);
         if dirty && way.healing().is_none() {
             let healing = way.heal_again();
-            let now = clock::now().tv_sec;
-            self.tending.state.lock().healing = Some((healing, now, None));
+            self.tending.state.lock().healing = Some((healing, pace()));
             self.health.lock().resyncing = true;
         }
         dirty || way.healing().is_some()
@@ -306,8 +306,8 @@ impl Mirror {
             self.fail(Fault::new(Errno::IO, why), way);
             return;
         }
-        if let Some((healing, _, took)) = &mut self.tending.state.lock().healing {
-            *took = healing.progress().began.map(|began| began.elapsed());
+        if let Some((_, pace)) = &mut self.tending.state.lock().healing {
+            pace.end(Instant::now());
         }
         let mut health = self.health.lock();
         if self.lane.goes_by(way) {
@@ -543,14 +543,30 @@ impl Mirror {
         counts.unwrap_or_default()
     }
 
-    /// How far healing is, or how far it came the last time: and when it began (seconds since
-    /// 1970), and how long it took if it is over.
+    /// How far healing is, or how far it came the last time.
     #[must_use]
-    pub fn healing(&self) -> Option<(Progress, i64, Option<Duration>)> {
-        let state = self.tending.state.lock();
-        let (healing, since, took) = state.healing.as_ref()?;
-        Some((healing.progress(), *since, *took))
+    pub fn healing(&self) -> Option<Resync> {
+        let bytes_left = self.dirty().dirty_bytes;
+        let mut state = self.tending.state.lock();
+        let (healing, pace) = state.healing.as_mut()?;
+        let (now, seen) = (Instant::now(), healing.progress());
+        let counts = pace::Counts {
+            files_done: seen.files_opened,
+            files_left: seen.marks_left,
+            bytes_done: seen.bytes_compared,
+            bytes_left,
+        };
+        pace.note(now, counts);
+        Some(Resync {
+            dirs_done: seen.dirs_opened,
+            ..pace.shown(now)
+        })
     }
+}
+
+/// A healing that begins now.
+fn pace() -> Pace {
+    Pace::new(Instant::now(), clock::now().tv_sec)
 }
 
 /// The ground that healing stands on: a mirror in use.

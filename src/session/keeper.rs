@@ -4,21 +4,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::config::{Cache, Fsync, Mode as When, MountConfig};
 use super::control::Controlled;
 use super::refusal::Refusal;
 use super::transport::Transport;
-use crate::journal::{Aspect, Counts};
+use crate::journal::Aspect;
 use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::events::Events;
 use crate::mirror::failure::{Named, errno_name};
-use crate::mirror::heal::Progress;
 use crate::mirror::report::{
-    Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Resync, Scan, Syncs,
+    Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Scan, Syncs,
 };
 use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::{Degraded, Mirror, Verified};
@@ -202,31 +200,6 @@ impl Keeper {
     }
 }
 
-/// How far healing is, in the report's words.
-fn resync_of(progress: &Progress, since: i64, took: Option<Duration>, marks: Counts) -> Resync {
-    let elapsed = took.or_else(|| progress.began.map(|began| began.elapsed()));
-    let millis = elapsed.map_or(0, |elapsed| elapsed.as_millis());
-    let elapsed_ms = u64::try_from(millis).unwrap_or(u64::MAX);
-    let rate = progress.bytes_compared.saturating_mul(1000) / elapsed_ms.max(1);
-    let bytes_left = if took.is_some() { 0 } else { marks.dirty_bytes };
-    Resync {
-        running: took.is_none(),
-        files_done: progress.files_opened,
-        dirs_done: progress.dirs_opened,
-        files_left: if took.is_some() {
-            0
-        } else {
-            progress.marks_left
-        },
-        bytes_done: progress.bytes_compared,
-        bytes_left,
-        bytes_per_second: rate,
-        eta_seconds: bytes_left.checked_div(rate),
-        since,
-        elapsed_ms,
-    }
-}
-
 impl Controlled for Keeper {
     fn report(&self) -> Report {
         let mut report = self.frame.clone();
@@ -274,10 +247,8 @@ impl Controlled for Keeper {
             cleared: marks.clears,
             bytes: marks.log_bytes,
         });
-        if let Some((progress, since, took)) = self.heard.mirror.healing() {
-            replica.resync_files_opened = progress.files_opened;
-            replica.resync = Some(resync_of(&progress, since, took, marks));
-        }
+        replica.resync = self.heard.mirror.healing();
+        replica.resync_files_opened = replica.resync.as_ref().map_or(0, |all| all.files_done);
         report.paused = self.heard.mirror.is_paused();
         report.syncs = self.heard.mirror.syncs();
         self.explain(&mut report, state, health.degraded);
