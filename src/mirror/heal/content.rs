@@ -38,12 +38,7 @@ impl Worker<'_> {
     }
 
     /// A part of the content; with the last one, the attributes.
-    pub(super) fn bytes(
-        &mut self,
-        item: &mut Item,
-        way: &Way,
-        range: Range<u64>,
-    ) -> Outcome<Next> {
+    pub(super) fn bytes(&mut self, item: &mut Item, way: &Way, range: Range<u64>) -> Outcome<Next> {
         let Some(Link { name, .. }) = way.last() else {
             return Err(Halt::Lost);
         };
@@ -58,6 +53,7 @@ impl Worker<'_> {
         if replica.kind() != primary.kind() || self.twins.is_anothers(&replica, &primary) {
             return Err(Halt::Unlike);
         }
+        self.introduce(&primary, &replica);
         if primary.nlink > 1 || replica.nlink > 1 {
             if !item.is_late {
                 return Ok(Next::Late);
@@ -95,8 +91,17 @@ impl Worker<'_> {
             let part = range.start..range.end.min(range.start.saturating_add(PART));
             let files = |have: &Stat| {
                 let (source, held) = (source.as_fd(), held.as_fd());
-                let primary = File { fd: source, size: want.stat.size };
-                (primary, File { fd: held, size: have.size })
+                let primary = File {
+                    fd: source,
+                    size: want.stat.size,
+                };
+                (
+                    primary,
+                    File {
+                        fd: held,
+                        size: have.size,
+                    },
+                )
             };
             let mut rewriter = Rewriter {
                 dir: above_r,
@@ -118,7 +123,9 @@ impl Worker<'_> {
             let found =
                 self.content
                     .compare_range(p, r, part.clone(), Some(&mut rewriter), &mut step)?;
-            self.healing.bytes_written.fetch_add(found.written, Ordering::Relaxed);
+            self.healing
+                .bytes_written
+                .fetch_add(found.written, Ordering::Relaxed);
             self.moved_bytes += passed + found.written;
             have = Stat::of(held.as_fd()).on(Copy::Replica, "statx")?;
             let (p, r) = files(&have);

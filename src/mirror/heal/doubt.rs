@@ -16,10 +16,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::store::Ident;
 use crate::store::node::{Node, Side};
 use crate::store::nodes::ROOT_ID;
 use crate::store::op::{Action, Op};
-use crate::store::Ident;
 
 /// Directories between a node and the root, at most: behind the mount they can be put into a ring.
 const ABOVE_MAX: usize = 1 << 16;
@@ -64,10 +64,14 @@ impl Doubt {
 
     /// The directories that are in doubt by themselves. Those that are gone are so no longer.
     pub(super) fn soiled(&mut self) -> Vec<Arc<Node>> {
-        self.names.retain(|_, node| {
-            node.id == ROOT_ID || !node.place(Side::Primary).links().is_empty()
-        });
+        self.names
+            .retain(|_, node| node.id == ROOT_ID || !node.place(Side::Primary).links().is_empty());
         self.names.values().cloned().collect()
+    }
+
+    /// Whether a directory is in doubt by itself.
+    pub(super) fn is_soiled(&self, dir: Ident) -> bool {
+        self.names.contains_key(&dir)
     }
 
     /// The names in a directory, and those in all below it, may differ.

@@ -52,7 +52,10 @@ impl Links {
     pub(super) fn forget(&mut self, replica: &Stat) {
         if replica.nlink <= 1
             && let Some(owner) = self.owner.remove(&replica.ident)
-            && self.first.get(&owner).is_some_and(|(_, twin)| *twin == replica.ident)
+            && self
+                .first
+                .get(&owner)
+                .is_some_and(|(_, twin)| *twin == replica.ident)
         {
             self.first.remove(&owner);
         }

@@ -91,7 +91,10 @@ impl Worker<'_> {
                     unmoved.remove(&ident);
                     continue;
                 };
-                if unmoved.iter().any(|&top| top != ident && way.leads_through(top)) {
+                if unmoved
+                    .iter()
+                    .any(|&top| top != ident && way.leads_through(top))
+                {
                     self.jobs[number].object = Some(held);
                     next.push(number);
                     continue;
@@ -140,9 +143,8 @@ impl Worker<'_> {
         else {
             return Ok(Moved::Unknown);
         };
-        let is_twin = |stat: &Stat| {
-            stat.ident.ino == ino && stat.btime == Some(Time { seconds, nanos })
-        };
+        let is_twin =
+            |stat: &Stat| stat.ident.ino == ino && stat.btime == Some(Time { seconds, nanos });
         for _ in 0..ATTEMPTS {
             let Some(way) = Way::to(held.node(), |_| true) else {
                 return Ok(Moved::There);
@@ -206,9 +208,9 @@ impl Worker<'_> {
         }
         match rename(from.as_fd(), &old, to, name) {
             // A directory into itself, or something the file system cannot do: it is copied then.
-            Err(
-                Errno::INVAL | Errno::NOTDIR | Errno::NOENT | Errno::XDEV | Errno::OPNOTSUPP,
-            ) => return Ok(Moved::Unknown),
+            Err(Errno::INVAL | Errno::NOTDIR | Errno::NOENT | Errno::XDEV | Errno::OPNOTSUPP) => {
+                return Ok(Moved::Unknown);
+            }
             done => done.on(Copy::Replica, "renameat2")?,
         }
         self.summary.moved += 1;
@@ -245,13 +247,9 @@ impl Worker<'_> {
 /// Renames, in exchange for whatever stands there.
 fn rename(from: BorrowedFd<'_>, old: &Name, to: BorrowedFd<'_>, new: &Name) -> Result<()> {
     let (old, new) = (old.as_c_str(), new.as_c_str());
-    let attempt = || {
-        match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => {
-                rustix::fs::renameat_with(from, old, to, new, RenameFlags::EXCHANGE)
-            }
-            done => done,
-        }
+    let attempt = || match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => rustix::fs::renameat_with(from, old, to, new, RenameFlags::EXCHANGE),
+        done => done,
     };
     match attempt() {
         Err(Errno::PERM | Errno::ACCESS) => {

@@ -196,8 +196,7 @@ impl Way {
         };
         let above = self.open_parents(ground)?;
         let name = name.as_c_str();
-        let primary =
-            walk::open_dir(above.primary.as_fd(), name).on(Copy::Primary, "openat2")?;
+        let primary = walk::open_dir(above.primary.as_fd(), name).on(Copy::Primary, "openat2")?;
         let stat = Stat::of(primary.as_fd()).on(Copy::Primary, "statx")?;
         if self.node.place(Side::Primary).ident() != Some(stat.ident) {
             return Err(Halt::Lost);
@@ -294,7 +293,10 @@ fn at_path(ground: &dyn Ground, object: &Object, path: &[u8]) -> Outcome<Option<
     let nodes = ground.nodes();
     let mut held = Held::known(nodes, nodes.root());
     let mut dir = walk::reopen(ground.primary_root()).on(Copy::Primary, "openat2")?;
-    for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+    for part in path
+        .split(|&byte| byte == b'/')
+        .filter(|part| !part.is_empty())
+    {
         let Ok(name) = Name::new(std::ffi::OsStr::from_bytes(part)) else {
             return Ok(None);
         };

@@ -26,7 +26,8 @@ const FLAGS: u32 = 0x2083_c0ff;
 const SHADOWS: [&CStr; 2] = [c"trusted.SGI_ACL_FILE", c"trusted.SGI_ACL_DEFAULT"];
 
 /// Our own stamp on the two roots: identity, not content.
-pub(in crate::mirror) const STAMPS: [&CStr; 2] = [c"trusted.mirrorfs.stamp", c"user.mirrorfs.stamp"];
+pub(in crate::mirror) const STAMPS: [&CStr; 2] =
+    [c"trusted.mirrorfs.stamp", c"user.mirrorfs.stamp"];
 
 /// What a replica's file system, or an ordinary user on it, could not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

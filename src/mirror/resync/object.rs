@@ -86,7 +86,12 @@ fn open(dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<OwnedFd> {
     }
 }
 
-pub(in crate::mirror) fn open_as(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, copy: Copy) -> Outcome<OwnedFd> {
+pub(in crate::mirror) fn open_as(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    kind: FileType,
+    copy: Copy,
+) -> Outcome<OwnedFd> {
     let fd = open(dir, name, kind).on(copy, "openat2")?;
     if Stat::of(fd.as_fd()).on(copy, "statx")?.kind() != kind {
         return Err(Errno::STALE).on(copy, "openat2");
