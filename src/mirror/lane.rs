@@ -348,7 +348,7 @@ impl Way {
     fn follow(&self, op: &Op<'_>, done: &Done, pins: &Pins) -> std::result::Result<Carry, Fault> {
         let healing = self.healing();
         if healing.is_some_and(|healing| !healing.admits(op)) {
-            pins.soil();
+            skip(op, pins);
             return Ok(Carry::Skipped);
         }
         self.minding(op, pins, self.replica.follow(op, done))
@@ -366,7 +366,7 @@ impl Way {
             Err(fault) => match self.healing().filter(|_| fault.is_about_names()) {
                 Some(healing) => {
                     healing.missed(op);
-                    pins.soil();
+                    skip(op, pins);
                     Ok(Carry::Skipped)
                 }
                 None => Err(fault),
@@ -636,6 +636,23 @@ impl Place {
         if let Some(ticket) = self.0 {
             ticket.fill(task());
         }
+    }
+}
+
+/// An op does not go to the replica: its marks say so, and once it is healed what the op has moved
+/// has the same names there.
+pub(super) fn skip(op: &Op<'_>, pins: &Pins) {
+    pins.soil();
+    match &op.action {
+        Action::Link { node, .. } => node.align_names(),
+        Action::Unlink { victim, .. } | Action::Rmdir { victim, .. } => {
+            victim.iter().for_each(|node| node.align_names());
+        }
+        Action::Rename { moved, victim, .. } => {
+            let both = moved.iter().chain(victim);
+            both.for_each(|node| node.align_names());
+        }
+        _ => {}
     }
 }
 

@@ -487,7 +487,7 @@ impl Mirror {
         marked: &mut Marked,
     ) -> Carried {
         let Some(way) = way else {
-            marked.pins.soil();
+            lane::skip(op, &marked.pins);
             return self.on_record();
         };
         match way.carry(op, done, place, &mut marked.pins) {

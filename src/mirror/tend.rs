@@ -12,7 +12,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -47,8 +47,8 @@ pub struct Tending {
     events: Arc<Events>,
     /// A replica that is back is healed without being asked for.
     at_once: bool,
-    /// The most that healing may read and write, in bytes per second; 0 without a limit.
-    bytes_per_second: AtomicU64,
+    /// The most that healing may read and write, in bytes per second.
+    bytes_per_second: Option<u64>,
     state: Mutex<State>,
     moved: Condvar,
     /// Healing is to stop where it is.
@@ -104,7 +104,7 @@ impl Tending {
             replica_path,
             events: Arc::default(),
             at_once: true,
-            bytes_per_second: AtomicU64::new(0),
+            bytes_per_second: None,
             state: Mutex::default(),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -120,7 +120,7 @@ impl Tending {
 
     /// The same, that reads and writes no more than so many bytes per second for healing.
     pub(super) fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
-        self.bytes_per_second = AtomicU64::new(bytes_per_second.unwrap_or(0));
+        self.bytes_per_second = bytes_per_second;
         self
     }
 
@@ -285,7 +285,7 @@ impl Mirror {
             journal: intent.journal(),
         };
         loop {
-            match healing.run(&ground, &self.tending.stop, &self.tending.bytes_per_second) {
+            match healing.run(&ground, &self.tending.stop, self.tending.bytes_per_second) {
                 Ok(_) => {}
                 Err(Stop::Asked) => return,
                 Err(Stop::Fault(fault)) => {

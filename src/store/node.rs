@@ -418,14 +418,42 @@ impl Node {
     }
 
     /// Forgets who it is on the replica, and hands out what has to be closed: another object has
-    /// its name there.
+    /// its name there, or it has another one. It is looked for under the names of the primary.
     pub fn forget_twin(&self) -> Option<Arc<Descriptor>> {
         let mut place = self.place(Side::Replica);
         let open = place.take_open();
         if place.places.replica_dev != LEFT {
             place.places.replica_dev = UNSEEN;
         }
+        drop(place);
+        self.align_names();
         open
+    }
+
+    /// An op that changed its names was not carried to the replica: once that is healed it has the
+    /// same ones there.
+    pub fn align_names(&self) {
+        let mut places = self.places.lock();
+        let primary: Links = places.links(Side::Primary).iter().cloned().collect();
+        if places.replica_dev != LEFT {
+            places.edit(&[Side::Replica], |links| links.clone_from(&primary));
+        }
+    }
+
+    /// Whether it is known on the replica as this object, under the names of the primary.
+    #[must_use]
+    pub fn has_twin(&self, twin: Ident) -> bool {
+        let places = self.places.lock();
+        let same = match places.rare.as_ref().and_then(|rare| rare.links.as_ref()) {
+            Some([p, r]) => {
+                let known = |l: &Link| r.iter().any(|other| other.is(&l.parent, &l.name));
+                p.len() == r.len() && p.iter().all(known)
+            }
+            None => true,
+        };
+        drop(places);
+        let ident = self.place(Side::Replica).ident();
+        same && ident.is_none_or(|ident| ident == twin)
     }
 
     /// Has a place on the replica again, not seen yet, unless no name leads to it.

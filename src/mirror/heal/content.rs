@@ -53,6 +53,7 @@ impl Worker<'_> {
         if replica.kind() != primary.kind() || self.twins.is_anothers(&replica, &primary) {
             return Err(Halt::Unlike);
         }
+        self.introduce(&primary, &replica);
         if primary.nlink > 1 || replica.nlink > 1 {
             if !item.is_late {
                 return Ok(Next::Late);

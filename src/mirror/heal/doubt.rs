@@ -69,6 +69,11 @@ impl Doubt {
         self.names.values().cloned().collect()
     }
 
+    /// Whether a directory is in doubt by itself.
+    pub(super) fn is_soiled(&self, dir: Ident) -> bool {
+        self.names.contains_key(&dir)
+    }
+
     /// The names in a directory, and those in all below it, may differ.
     pub(super) fn soil_below(&mut self, dir: Ident) {
         self.count += 1;

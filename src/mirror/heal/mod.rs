@@ -207,7 +207,7 @@ impl Healing {
     }
 
     /// Heals until no mark is dirty. `throttle` is how many bytes may be read and written per
-    /// second; 0 is without limit.
+    /// second, if there is a limit.
     ///
     /// Whoever calls this closes the door on ops before it believes that nothing is dirty: one may
     /// be skipped right after the last look.
@@ -218,27 +218,25 @@ impl Healing {
         &self,
         ground: &dyn Ground,
         stop: &AtomicBool,
-        throttle: &AtomicU64,
+        throttle: Option<u64>,
     ) -> std::result::Result<Summary, Stop> {
         Worker::new(self, ground, stop, throttle).run()
     }
 
     /// Waits as long as `bytes` take at the rate allowed, unless it is stopped meanwhile.
-    fn pace(&self, bytes: u64, throttle: &AtomicU64, stop: &AtomicBool) {
-        let Some(rate) = std::num::NonZeroU64::new(throttle.load(Ordering::Relaxed)) else {
+    fn pace(&self, bytes: u64, throttle: Option<u64>, stop: &AtomicBool) {
+        let Some(rate) = throttle.filter(|&rate| rate > 0) else {
             return;
         };
-        let micros = u128::from(bytes) * 1_000_000 / u128::from(rate.get());
-        let length = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-        let end = Instant::now().checked_add(length);
+        let micros = u128::from(bytes) * 1_000_000 / u128::from(rate);
+        let mut left = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
         let mut waiting = self.waiting.lock();
-        while !stop.load(Ordering::Relaxed) && throttle.load(Ordering::Relaxed) == rate.get() {
+        while !left.is_zero() && !stop.load(Ordering::Relaxed) {
             // Looked at now and then, because whoever stops it may not wake it.
-            let look = Instant::now() + Duration::from_millis(200);
-            let until = end.map_or(look, |end| end.min(look));
-            if self.woken.wait_until(&mut waiting, until).timed_out() && Some(until) == end {
-                return;
-            }
+            let part = left.min(Duration::from_millis(200));
+            let began = Instant::now();
+            let _woken = self.woken.wait_for(&mut waiting, part);
+            left = left.saturating_sub(began.elapsed());
         }
     }
 }

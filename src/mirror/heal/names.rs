@@ -20,9 +20,6 @@ use crate::store::node::{Link, Side};
 use crate::store::{Ident, Name, Stat, walk};
 use crate::sys::Errno;
 
-/// Seconds by which a birth may seem earlier than it was: file systems tell the time of the last
-/// tick, a mark that of the moment.
-const MARGIN: i64 = 2;
 /// Twins looked up for new hard links in one hold.
 const WITH_MAX: usize = 32;
 
@@ -54,6 +51,14 @@ impl Worker<'_> {
         depth: Depth,
         others: &[(&Held, Way)],
     ) -> Outcome<Next> {
+        let ident = item.held.ident();
+        if depth.whole && self.wholes.contains(&ident) {
+            let mut doubt = self.healing.doubt.lock();
+            if !doubt.is_soiled(ident) {
+                doubt.heal(ident);
+                return Ok(Next::Done); // for another mark, in this round
+            }
+        }
         let pair = way.open_dirs(self.ground)?;
         self.healing.dirs_opened.fetch_add(1, Ordering::Relaxed);
         let is_root = way.is_root();
@@ -96,7 +101,6 @@ impl Worker<'_> {
             self.carry_attrs(&want, pair.replica.as_fd(), is_root)?;
         }
         let (next, tops, placed) = (dir.next, dir.tops, dir.placed);
-        let ident = item.held.ident();
         self.healing.changed(|doubt| {
             tops.iter().for_each(|&top| doubt.soil_below(top));
             placed.iter().for_each(|&object| doubt.found(object));
@@ -106,10 +110,13 @@ impl Worker<'_> {
         });
         self.jobs[item.job].tops.extend(tops);
         next.into_iter().for_each(|item| self.push(item));
-        if wanted.is_empty() {
-            return Ok(Next::Done);
+        if !wanted.is_empty() {
+            return Ok(Next::With(wanted));
         }
-        Ok(Next::With(wanted))
+        if depth.whole {
+            self.wholes.insert(ident);
+        }
+        Ok(Next::Done)
     }
 
     /// Makes what the replica lacks or has wrong.
@@ -120,38 +127,56 @@ impl Worker<'_> {
         in_replica: &[Name],
         others: &[(&Held, Way)],
     ) -> Outcome<()> {
-        // What is there already comes first: it may be what another name has to become.
+        // What is there already comes first: it may be what another name has to become. And among
+        // that, first what has as many names as it should: it shows whose the others are.
         let (there, missing): (Vec<_>, Vec<_>) = names
             .iter()
             .partition(|name| in_replica.binary_search(name).is_ok());
-        for name in there.into_iter().chain(missing) {
-            let c_name = name.as_c_str();
-            let primary = match Stat::of_name(dir.pair.primary.as_fd(), c_name) {
-                Err(Errno::NOENT) => continue, // gone behind the mount
-                found => found.on(Copy::Primary, "statx")?,
+        let mut later = Vec::new();
+        for name in there {
+            let Some((primary, replica)) = look(dir, name)? else {
+                continue;
             };
-            let mut replica = match Stat::of_name(dir.pair.replica.as_fd(), c_name) {
-                Err(Errno::NOENT) => None,
-                found => Some(found.on(Copy::Replica, "statx")?),
-            };
-            if let Some(wrong) = replica
-                && !self.is_right(dir, name, &primary, &wrong)?
-            {
-                self.remove(dir, name)?;
-                self.links.forget(&wrong);
-                replica = None;
+            if primary.nlink > 1 && !primary.is_dir() && replica.is_none_or(|r| r.nlink == 1) {
+                later.push(name);
+            } else {
+                self.make_one(dir, name, &primary, replica, others)?;
             }
-            let is_new = replica.is_none();
-            let replica = match replica {
-                Some(replica) => replica,
-                None => match self.make(dir, name, &primary, others)? {
-                    Some(made) => made,
-                    None => continue,
-                },
-            };
-            self.look_further(dir, name, &primary, &replica, is_new)?;
+        }
+        for name in later.into_iter().chain(missing) {
+            if let Some((primary, replica)) = look(dir, name)? {
+                self.make_one(dir, name, &primary, replica, others)?;
+            }
         }
         Ok(())
+    }
+
+    /// Makes one name of the replica what it is on the primary.
+    fn make_one(
+        &mut self,
+        dir: &mut Dir<'_>,
+        name: &Name,
+        primary: &Stat,
+        mut replica: Option<Stat>,
+        others: &[(&Held, Way)],
+    ) -> Outcome<()> {
+        if let Some(wrong) = replica
+            && !self.is_right(dir, name, primary, &wrong)?
+        {
+            self.remove(dir, name)?;
+            self.links.forget(&wrong);
+            replica = None;
+        }
+        let is_new = replica.is_none();
+        let replica = match replica {
+            Some(replica) => replica,
+            None => match self.make(dir, name, primary, others)? {
+                Some(made) => made,
+                None => return Ok(()),
+            },
+        };
+        self.introduce(primary, &replica);
+        self.look_further(dir, name, primary, &replica, is_new)
     }
 
     /// Whether what the replica has under a name can be the primary's object.
@@ -345,15 +370,22 @@ impl Worker<'_> {
         let nodes = self.ground.nodes();
         let hold = || Held::new(nodes, primary, parent, name);
         let born = dir.depth.since.is_none_or(|since| {
-            let near = |born: crate::store::Time| {
-                (born.seconds.saturating_add(MARGIN), born.nanos) >= (since.seconds, since.nanos)
-            };
-            primary.btime.is_none_or(near)
+            // The same clock on both sides: a mark is stamped with the time that inodes get.
+            primary.btime.is_none_or(|born| born >= since)
         });
         let displaced = self.healing.doubt.lock().is_displaced(primary.ident);
         let whole = is_new || dir.depth.whole || born || displaced;
         if primary.is_dir() {
-            if !(whole || self.made.remove(&primary.ident)) {
+            let is_way = self.made.remove(&primary.ident);
+            if !(whole || is_way) {
+                return Ok(());
+            }
+            if is_new {
+                self.wholes.remove(&primary.ident);
+            }
+            if self.wholes.contains(&primary.ident)
+                && !self.healing.doubt.lock().is_soiled(primary.ident)
+            {
                 return Ok(());
             }
             if primary.ident.dev != dir.here.ident().dev
@@ -362,7 +394,16 @@ impl Worker<'_> {
                 return Ok(()); // something else is mounted there
             }
             dir.tops.push(primary.ident);
-            let task = Task::Names(Depth::WHOLE);
+            // What came into a directory that was born has a mark of its own if it was not born.
+            let below = if is_new || dir.depth.whole || displaced {
+                Depth::WHOLE
+            } else {
+                Depth {
+                    leaves: false,
+                    ..dir.depth
+                }
+            };
+            let task = Task::Names(below);
             dir.next.push(Item::new(dir.job, hold(), task));
         } else {
             self.links.note(primary, replica, hold);
@@ -427,6 +468,20 @@ impl Worker<'_> {
         .on(Copy::Replica, "unlinkat")?;
         Ok(())
     }
+}
+
+/// What both copies have under a name; `None` when the primary has nothing any more.
+fn look(dir: &Dir<'_>, name: &Name) -> Outcome<Option<(Stat, Option<Stat>)>> {
+    let name = name.as_c_str();
+    let primary = match Stat::of_name(dir.pair.primary.as_fd(), name) {
+        Err(Errno::NOENT) => return Ok(None), // gone behind the mount
+        found => found.on(Copy::Primary, "statx")?,
+    };
+    let replica = match Stat::of_name(dir.pair.replica.as_fd(), name) {
+        Err(Errno::NOENT) => None,
+        found => Some(found.on(Copy::Replica, "statx")?),
+    };
+    Ok(Some((primary, replica)))
 }
 
 /// What came of a hard link.

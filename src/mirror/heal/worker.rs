@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::links::Links;
 use super::place::{self, Found, Held, Way};
@@ -128,7 +128,7 @@ pub(super) struct Worker<'a> {
     pub(super) healing: &'a Healing,
     pub(super) ground: &'a dyn Ground,
     pub(super) stop: &'a AtomicBool,
-    throttle: &'a AtomicU64,
+    throttle: Option<u64>,
     pub(super) jobs: Vec<Job>,
     dirs: Vec<Item>,
     leaves: Vec<Item>,
@@ -139,6 +139,8 @@ pub(super) struct Worker<'a> {
     pub(super) twins: super::moves::Twins,
     /// Directories made on the way to what was moved: nothing is in them yet.
     pub(super) made: HashSet<Ident>,
+    /// Directories of which everything is looked at in this round.
+    pub(super) wholes: HashSet<Ident>,
     pub(super) summary: Summary,
     /// All names of the tree are seen in this round.
     pub(super) is_whole: bool,
@@ -154,7 +156,7 @@ impl<'a> Worker<'a> {
         healing: &'a Healing,
         ground: &'a dyn Ground,
         stop: &'a AtomicBool,
-        throttle: &'a AtomicU64,
+        throttle: Option<u64>,
     ) -> Self {
         Self {
             healing,
@@ -170,6 +172,7 @@ impl<'a> Worker<'a> {
             links: Links::default(),
             twins: super::moves::Twins::default(),
             made: HashSet::new(),
+            wholes: HashSet::new(),
             summary: Summary::default(),
             is_whole: false,
             moved_bytes: 0,
@@ -189,12 +192,16 @@ impl<'a> Worker<'a> {
     fn rounds(&mut self) -> Result<(), Stop> {
         loop {
             self.check_stop()?;
-            self.collect()?;
+            let any = self.collect()?;
             self.show_left();
             if self.jobs.iter().all(|job| job.pins.is_none()) {
+                if any {
+                    continue;
+                }
                 return Ok(());
             }
             self.summary.rounds += 1;
+            self.wholes.clear();
             self.moves()?;
             self.begin();
             self.empty()?;
@@ -216,9 +223,11 @@ impl<'a> Worker<'a> {
         self.healing.marks_left.store(left, Ordering::Relaxed);
     }
 
-    /// Finds the objects of all dirty marks, and puts in doubt what they cover.
-    fn collect(&mut self) -> Result<(), Stop> {
+    /// Finds the objects of all dirty marks, and puts in doubt what they cover. Says whether there
+    /// was any.
+    fn collect(&mut self) -> Result<bool, Stop> {
         let dirty = self.ground.journal().dirty();
+        let any = !dirty.is_empty();
         let (mut unknown, mut pinned) = (Vec::new(), Vec::new());
         let known = self.jobs.len();
         for (mark, paths) in dirty {
@@ -288,7 +297,7 @@ impl<'a> Worker<'a> {
             }
             doubt.is_open = true;
         });
-        Ok(())
+        Ok(any)
     }
 
     /// Marks the whole tree: what is in doubt cannot be told any closer.
@@ -630,6 +639,14 @@ impl<'a> Worker<'a> {
         let primary = Stat::of_name(pair.primary.as_fd(), name).on(Copy::Primary, "statx")?;
         let replica = Stat::of_name(pair.replica.as_fd(), name).on(Copy::Replica, "statx")?;
         Ok(primary.ident != ident || primary.nlink == replica.nlink)
+    }
+
+    /// Tells the node of a pair who its twin is, where it knows another one.
+    pub(super) fn introduce(&self, primary: &Stat, replica: &Stat) {
+        let node = self.ground.nodes().find(primary.ident);
+        if node.is_some_and(|node| !node.has_twin(replica.ident)) {
+            self.ground.twin_replaced(primary.ident);
+        }
     }
 
     /// Between two holds: as slow as it is told to be.
