@@ -27,6 +27,8 @@ use crate::sys::Result;
 
 /// So many files of one directory get marks of their own; then the directory gets one for all.
 const ALONE_MAX: u32 = 3;
+/// A longer path, in bytes, is not kept: its handle leads to the object.
+const PATH_KEPT_MAX: usize = 64 << 10;
 /// What touches more regions than this gets one mark for the whole file.
 const REGIONS_MAX: usize = 8;
 
@@ -187,7 +189,7 @@ impl Intent {
         Object {
             ino: ident.map_or(0, |ident| ident.ino),
             handle: self.source.handle(node),
-            path: node.path().unwrap_or_default().into(),
+            path: node.path().filter(|path| path.len() <= PATH_KEPT_MAX).unwrap_or_default().into(),
         }
     }
 }
