@@ -43,6 +43,8 @@ pub(super) struct Doubt {
     displaced: HashSet<Ident>,
     /// Changes whose directories had been healed before, or never were in doubt.
     pub(super) missed: u64,
+    /// Renames among what was not carried.
+    pub(super) renames: u64,
 }
 
 impl Doubt {
@@ -185,6 +187,7 @@ impl Doubt {
             ..
         } = &op.action
         {
+            self.renames += 1;
             let swapped = flags & rustix::fs::RenameFlags::EXCHANGE.bits() != 0;
             for node in moved.iter().chain(victim.iter().filter(|_| swapped)) {
                 self.displaced.extend(node.place(Side::Primary).ident());

@@ -60,6 +60,8 @@ enum Moved {
     There,
     /// Nobody knows where it is.
     Unknown,
+    /// Where it belongs there is still something that has to be moved away itself.
+    Later,
 }
 
 impl Worker<'_> {
@@ -107,8 +109,10 @@ impl Worker<'_> {
                             self.push(Item::new(number, held, Task::Attributes));
                         }
                     }
-                    Moved::Unknown => {
+                    Moved::Unknown => self.jobs[number].object = Some(held),
+                    Moved::Later => {
                         self.jobs[number].object = Some(held);
+                        next.push(number);
                     }
                 }
             }
@@ -168,6 +172,10 @@ impl Worker<'_> {
             drop(turn);
             match moved {
                 Ok(Moved::There) => return Ok(Moved::There),
+                Ok(Moved::Later) => {
+                    mark.set_dirty();
+                    return Ok(Moved::Later);
+                }
                 Ok(Moved::Unknown) | Err(Halt::Unlike) => break,
                 Err(Halt::Lost) => {}
                 Err(Halt::Trouble(trouble)) => return Err(self.halted(&trouble, None)),
@@ -188,7 +196,9 @@ impl Worker<'_> {
         let Some(last) = way.last() else {
             return Ok(Moved::Unknown);
         };
-        self.make_way(way)?;
+        if !self.make_way(way)? {
+            return Ok(Moved::Later);
+        }
         let pair = way.open_parents(self.ground)?;
         let (to, name) = (pair.replica.as_fd(), &last.name);
         let found = Stat::of_name(pair.primary.as_fd(), name.as_c_str());
@@ -218,29 +228,34 @@ impl Worker<'_> {
         Ok(Moved::There)
     }
 
-    /// Makes the directories that lead to a place, where the replica lacks them. They are new, and
-    /// will be filled as such.
-    fn make_way(&mut self, way: &Way) -> Outcome<()> {
+    /// Makes the directories that lead to a place, where the replica lacks them: they are new, and
+    /// will be filled as such. False when one that is there is another one's, and not moved yet:
+    /// whatever came into it would go with it.
+    fn make_way(&mut self, way: &Way) -> Outcome<bool> {
         let mut dir = walk::reopen(self.ground.replica_root()).on(Copy::Replica, "openat2")?;
         for link in way.below_root() {
             let name = link.name.as_c_str();
+            let found = self.ground.source().lookup(&link.parent, &link.name);
+            let primary = found.on(Copy::Primary, "statx")?;
             let below = match walk::open_dir(dir.as_fd(), name) {
                 Err(Errno::NOENT) => {
                     let made = rustix::fs::mkdirat(&dir, name, Mode::RWXU);
                     made.on(Copy::Replica, "mkdirat")?;
                     self.summary.created += 1;
-                    let stat = self.ground.source().lookup(&link.parent, &link.name);
-                    let ident = stat.on(Copy::Primary, "statx")?.ident;
-                    self.made.insert(ident);
-                    self.ground.twin_replaced(ident);
+                    self.made.insert(primary.ident);
+                    self.ground.twin_replaced(primary.ident);
                     walk::open_dir(dir.as_fd(), name)
                 }
                 opened => opened,
             };
             dir = below.on(Copy::Replica, "openat2")?;
+            let replica = Stat::of(dir.as_fd()).on(Copy::Replica, "statx")?;
+            if self.twins.is_anothers(&replica, &primary) {
+                return Ok(false);
+            }
         }
         self.healing.dirs_opened.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 }
 

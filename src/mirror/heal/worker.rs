@@ -149,6 +149,8 @@ pub(super) struct Worker<'a> {
     /// Something cannot be healed before all names of the tree have been seen.
     pub(super) must_escalate: bool,
     stuck: u32,
+    /// Skipped renames whose marks are known.
+    renames: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -178,6 +180,7 @@ impl<'a> Worker<'a> {
             moved_bytes: 0,
             must_escalate: false,
             stuck: 0,
+            renames: 0,
         }
     }
 
@@ -543,7 +546,23 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Learns whose the replica's objects are from the marks of renames that were skipped lately:
+    /// those that touch what is held are dirty by now.
+    fn recall(&mut self) {
+        let renames = self.healing.doubt.lock().renames;
+        if renames == self.renames {
+            return;
+        }
+        self.renames = renames;
+        for (mark, _) in self.ground.journal().dirty() {
+            if let Some(origin) = mark.origin.as_ref() {
+                self.twins.note(mark.object.ino, origin);
+            }
+        }
+    }
+
     fn perform(&mut self, item: &mut Item, way: &Way, others: &[(&Held, Way)]) -> Outcome<Next> {
+        self.recall();
         if item.is_top {
             // Before anything is looked at, and while nothing can be skipped: what is skipped later
             // makes it dirty again.
