@@ -66,17 +66,28 @@ pub(super) struct State {
     pub(super) replica: Option<Arc<Lock>>,
     /// The epochs in the replica's stamp.
     pub(super) replica_history: Vec<Epoch>,
+    /// A resync of the replica has begun and not ended: its stamp says "inconsistent".
+    pub(super) replica_halfway: bool,
     /// Tries the replica's stamp; it may hang as long as the replica does.
     pub(super) messenger: Option<JoinHandle<()>>,
 }
 
 impl State {
-    /// The primary's stamp as the replica is to carry it: in the epochs it has seen.
-    fn for_replica(&self) -> Stamp {
-        let mut stamp = self.stamp.clone();
-        stamp.history.clone_from(&self.replica_history);
-        stamp.covered = stamp.covered.map(Covered::settled);
-        stamp
+    /// What `stamp`, the primary's, is on the replica: in the epochs it has seen, so that its history
+    /// remains a prefix, "stale".
+    fn for_replica(&self, stamp: &Stamp) -> Stamp {
+        let verdict = if self.replica_halfway {
+            // No doubt is as much.
+            Verdict::Inconsistent
+        } else {
+            stamp.verdict.clone()
+        };
+        Stamp {
+            history: self.replica_history.clone(),
+            covered: stamp.covered.map(Covered::settled),
+            verdict,
+            ..stamp.clone()
+        }
     }
 
     /// Whether the one who was last sent to the replica is back.
@@ -187,10 +198,9 @@ impl Attached {
             return Ok(());
         }
         let mut stamp = state.stamp.clone();
-        self.doubt(&state, &mut stamp, errno, reason);
+        doubt(&state, &mut stamp, errno, reason);
         if state.standing == Standing::InSync {
-            // A replica in the middle of a resync says "inconsistent", which is more.
-            self.tell(&mut state, &stamp);
+            Self::tell(&mut state, &stamp);
         }
         self.write_primary(&mut state, stamp)?;
         state.standing = Standing::Alone;
@@ -206,16 +216,17 @@ impl Attached {
         let mut state = self.state.lock();
         let mut stamp = state.stamp.clone();
         stamp.covered = None;
-        self.doubt(&state, &mut stamp, errno, reason);
+        doubt(&state, &mut stamp, errno, reason);
         state.standing = Standing::Alone;
         let done = self.write_primary(&mut state, stamp.clone());
         // Even where the disk did not take it: whatever is written next must say it too.
         state.stamp = stamp.clone();
         let Err(failed) = done else {
-            self.tell(&mut state, &stamp);
+            Self::tell(&mut state, &stamp);
             return Ok(());
         };
-        let (replica, word, place) = (state.replica.clone(), state.for_replica(), state.place);
+        let (replica, place) = (state.replica.clone(), state.place);
+        let word = state.for_replica(&stamp);
         drop(state);
         // The last one who can know: here we do wait for the replica.
         let replica = replica.ok_or_else(|| failed.clone())?;
@@ -224,27 +235,12 @@ impl Attached {
             .map_err(|_| failed)
     }
 
-    /// The verdict of a primary that goes on alone, ahead of the replica by one epoch.
-    fn doubt(&self, state: &State, stamp: &mut Stamp, errno: Option<Errno>, reason: &str) {
-        stamp.written = clock::now().tv_sec;
-        stamp.verdict = Verdict::Doubt {
-            reason: identity::clipped(reason),
-            errno: errno.map_or(0, Errno::raw_os_error),
-        };
-        if stamp.history == state.replica_history {
-            stamp.next_epoch(stamp.written);
-        }
-    }
-
     /// Sends someone to the replica with what `stamp` says, in the epochs the replica has seen.
-    fn tell(&self, state: &mut State, stamp: &Stamp) {
+    fn tell(state: &mut State, stamp: &Stamp) {
         let Some(replica) = state.replica.clone() else {
             return;
         };
-        // The replica's stamp stays in the old epoch: its history remains a prefix, "stale".
-        let mut stamp = stamp.clone();
-        stamp.history.clone_from(&state.replica_history);
-        stamp.covered = stamp.covered.map(Covered::settled);
+        let stamp = state.for_replica(stamp);
         let (place, before) = (state.place, state.messenger.take());
         let tell = move || {
             // One after the other, or the older word would be the last.
@@ -334,6 +330,7 @@ impl Attached {
         })?;
         let mut state = self.state.lock();
         if let Found::Stamped(stamp) = replica.found {
+            state.replica_halfway = stamp.verdict == Verdict::Inconsistent;
             state.replica_history = stamp.history;
         }
         state.replica = Some(Arc::new(lock));
@@ -354,14 +351,19 @@ impl Attached {
             if !state.is_answered() {
                 return Err(failed(Copy::Replica)(Errno::BUSY));
             }
+            if state.stamp.covered.is_none() {
+                // The log failed meanwhile: nobody knows what would have to be copied.
+                return Err(failed(Copy::Replica)(Errno::CANCELED));
+            }
             let mut stamp = state.stamp.clone();
             stamp.written = clock::now().tv_sec;
             stamp.verdict = Verdict::Inconsistent;
-            // Until the replica says the new turn, either is right.
+            // Until the replica says the new intake, either is right.
             stamp.covered = stamp.covered.map(Covered::next);
             self.write_primary(&mut state, stamp)?;
             state.standing = Standing::Resyncing;
-            (replica, state.for_replica(), state.place)
+            state.replica_halfway = true;
+            (replica, state.for_replica(&state.stamp), state.place)
         };
         let written = stamp::write(replica.root(), &word, Role::Replica, place);
         if let Err(errno) = written {
@@ -404,7 +406,9 @@ impl Attached {
             // From here on the replica may carry this history.
             state.replica_history.clone_from(&stamp.history);
             self.write_primary(&mut state, stamp)?;
-            (state.for_replica(), state.place)
+            // Whole again; that its stamp does not say so yet is no lie.
+            state.replica_halfway = false;
+            (state.for_replica(&state.stamp), state.place)
         };
         stamp::write(replica.root(), &word, Role::Replica, place)
             .map_err(failed(Copy::Replica, "setxattr"))?;
@@ -447,6 +451,18 @@ impl Attached {
         (stamp.life, stamp.written) = (Life::Clean, written);
         self.write_primary(&mut state, stamp)?;
         told
+    }
+}
+
+/// The verdict of a primary that goes on alone, ahead of the replica by one epoch.
+fn doubt(state: &State, stamp: &mut Stamp, errno: Option<Errno>, reason: &str) {
+    stamp.written = clock::now().tv_sec;
+    stamp.verdict = Verdict::Doubt {
+        reason: identity::clipped(reason),
+        errno: errno.map_or(0, Errno::raw_os_error),
+    };
+    if stamp.history == state.replica_history {
+        stamp.next_epoch(stamp.written);
     }
 }
 

@@ -138,38 +138,38 @@ pub enum History {
 /// The write-intent log that remembers where the copies may differ, and since when the replica
 /// is what that log is about.
 ///
-/// A turn is counted whenever the replica is taken in, so that an older copy of it (restored,
+/// An intake is counted whenever the replica is taken in, so that an older copy of it (restored,
 /// cloned) carries another one: what the log has forgotten since may be missing there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Covered {
     /// The log.
     pub log: LogId,
-    /// The turn at which the replica was last taken in.
-    pub turn: u64,
-    /// The turn before, on the primary only, until the replica's own stamp says the new one.
-    pub turn_before: Option<u64>,
+    /// The intake at which the replica was last taken in.
+    pub intake: u64,
+    /// The intake before, on the primary only, until the replica's own stamp says the new one.
+    pub intake_before: Option<u64>,
 }
 
 impl Covered {
-    /// The replica is taken in anew; until its own stamp says so, either turn is right. A turn that
+    /// The replica is taken in anew; until its own stamp says so, either intake is right. An intake that
     /// was begun and not ended is begun again: nothing has changed on the replica since.
     #[must_use]
     pub fn next(self) -> Self {
-        match self.turn_before {
+        match self.intake_before {
             Some(_) => self,
             None => Self {
-                turn: self.turn + 1,
-                turn_before: Some(self.turn),
+                intake: self.intake + 1,
+                intake_before: Some(self.intake),
                 ..self
             },
         }
     }
 
-    /// The replica's stamp says the new turn: an older one is an older copy's.
+    /// The replica's stamp says the new intake: an older one is an older copy's.
     #[must_use]
     pub fn settled(self) -> Self {
         Self {
-            turn_before: None,
+            intake_before: None,
             ..self
         }
     }
@@ -285,7 +285,7 @@ impl Stamp {
             return false;
         };
         ours.log.id == theirs.log.id
-            && (ours.turn == theirs.turn || ours.turn_before == Some(theirs.turn))
+            && (ours.intake == theirs.intake || ours.intake_before == Some(theirs.intake))
     }
 
     /// Whether the copies were equal and durable when this was written, and nothing since.
@@ -361,8 +361,11 @@ impl Stamp {
         }
         if let Some(covered) = self.covered {
             let LogId { id, generation } = covered.log;
-            text += &format!("journal={id:016x}:{generation}\nattached={}", covered.turn);
-            if let Some(before) = covered.turn_before {
+            text += &format!(
+                "journal={id:016x}:{generation}\nattached={}",
+                covered.intake
+            );
+            if let Some(before) = covered.intake_before {
                 text += &format!(",{before}");
             }
             text.push('\n');
@@ -535,8 +538,8 @@ fn parse_root(text: &str) -> Option<RootIdentity> {
 
 fn parse_covered(log: &str, attached: &str) -> Option<Covered> {
     let (id, generation) = log.split_once(':')?;
-    let (turn, before) = match attached.split_once(',') {
-        Some((turn, before)) => (turn, Some(before.parse().ok()?)),
+    let (intake, before) = match attached.split_once(',') {
+        Some((intake, before)) => (intake, Some(before.parse().ok()?)),
         None => (attached, None),
     };
     Some(Covered {
@@ -544,8 +547,8 @@ fn parse_covered(log: &str, attached: &str) -> Option<Covered> {
             id: u64::from_str_radix(id, 16).ok()?,
             generation: generation.parse().ok()?,
         },
-        turn: turn.parse().ok()?,
-        turn_before: before,
+        intake: intake.parse().ok()?,
+        intake_before: before,
     })
 }
 

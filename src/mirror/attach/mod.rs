@@ -521,8 +521,8 @@ impl Attempt<'_> {
         let journal = keeping.create(stamp.id)?;
         stamp.covered = Some(Covered {
             log: journal.log_id(),
-            turn: 1,
-            turn_before: None,
+            intake: 1,
+            intake_before: None,
         });
         self.journal = Some(journal);
         Ok(())
@@ -627,6 +627,7 @@ impl Attempt<'_> {
                 standing,
                 replica: self.replica,
                 replica_history,
+                replica_halfway: false,
                 messenger: None,
             }),
         }

@@ -363,16 +363,16 @@ fn the_unmounted_disk_is_told_as_the_interface_says() {
     );
 }
 
-/// A stamp whose replica a log covers since `turn`.
-fn covered(mut stamp: Stamp, turn: u64, turn_before: Option<u64>) -> Stamp {
+/// A stamp whose replica a log covers since `intake`.
+fn covered(mut stamp: Stamp, intake: u64, intake_before: Option<u64>) -> Stamp {
     let log = LogId {
         id: 0xabc,
         generation: 4,
     };
     stamp.covered = Some(Covered {
         log,
-        turn,
-        turn_before,
+        intake,
+        intake_before,
     });
     stamp
 }
@@ -467,10 +467,10 @@ fn what_a_log_covers_is_healed() {
             check_with(&log, story, &primary, Ok(&replica), refused);
         }
         // An older copy of this replica: what the log has forgotten since may be missing there.
-        let older = |found: &Root, turn| {
+        let older = |found: &Root, intake| {
             let mut copy = found.clone();
             if let Found::Stamped(stamp) = &mut copy.found {
-                **stamp = covered((**stamp).clone(), turn, None);
+                **stamp = covered((**stamp).clone(), intake, None);
             }
             copy
         };

@@ -51,8 +51,8 @@ fn sample() -> Stamp {
                 id: 0xabc,
                 generation: 7,
             },
-            turn: 3,
-            turn_before: Some(2),
+            intake: 3,
+            intake_before: Some(2),
         }),
         role: Some(Role::Replica),
         primary_path: b"/srv/\xff\n data".to_vec(),
@@ -72,7 +72,7 @@ fn a_stamp_reads_back_as_it_was_written() {
         (stamp.life, stamp.verdict, stamp.role) = (life, verdict, role);
         assert_eq!(Stamp::parse(&stamp.encode()), Ok(stamp.clone()));
         stamp.covered = stamp.covered.map(|covered| Covered {
-            turn_before: None,
+            intake_before: None,
             ..covered
         });
         assert_eq!(Stamp::parse(&stamp.encode()), Ok(stamp.clone()));
@@ -108,13 +108,13 @@ fn a_stamp_of_the_first_version_is_read_and_kept() {
 #[test]
 fn a_log_covers_only_the_replica_it_was_kept_for() {
     let primary = sample();
-    let with = |id, generation, turn| {
+    let with = |id, generation, intake| {
         let mut stamp = sample();
         let log = LogId { id, generation };
         stamp.covered = Some(Covered {
             log,
-            turn,
-            turn_before: None,
+            intake,
+            intake_before: None,
         });
         stamp
     };

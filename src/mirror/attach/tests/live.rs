@@ -108,7 +108,10 @@ fn a_covered_mirror_is_believed_at_once_and_checked_later() {
     assert!(!mount.is_unverified());
     let [p, r] = pair.stamps().map(|stamp| stamp.expect("stamped"));
     let covered = p.covered.expect("covered");
-    assert_eq!((p.clone(), covered.turn, covered.turn_before), (r, 2, None));
+    assert_eq!(
+        (p.clone(), covered.intake, covered.intake_before),
+        (r, 2, None)
+    );
     assert_eq!(covered.log.generation, 2);
 }
 
@@ -369,6 +372,25 @@ fn whole_tree_doubt_is_on_both_copies() {
     assert!(pair.attach("a").expect("repaired").is_in_sync());
 }
 
+/// The log fails in the middle of a resync: the replica stays what it is, half the one and half the
+/// other, and no resync of it begins any more.
+#[test]
+fn doubt_is_no_excuse_for_half_a_resync() {
+    let pair = rested();
+    let mount = pair.attach("").expect("mounted");
+    mount.mark_degraded(None, "gone").expect("marked");
+    wait_for_messenger(&mount);
+    pair.reattach(&mount, "r").expect("itself");
+    mount.begin_resync().expect("begun");
+    mount.mark_degraded(None, "gone again").expect("marked");
+    pair.reattach(&mount, "r").expect("itself");
+    mount.doubt_all(None, "the log failed").expect("noted");
+    wait_for_messenger(&mount);
+    let r = pair.stamp(&pair.replica);
+    assert_eq!((r.verdict, r.covered), (Verdict::Inconsistent, None));
+    assert!(mount.begin_resync().is_err() && !mount.is_resyncing());
+}
+
 /// The power fails between any two stamps of taking the replica in: it is ours all the same, and
 /// an older copy of it is not.
 #[test]
@@ -379,7 +401,7 @@ fn killed_between_the_stamps() {
     // As if the replica had not been stamped any more.
     let mut p = pair.stamp(&pair.primary);
     p.covered = p.covered.map(|covered| Covered {
-        turn_before: Some(covered.turn - 1),
+        intake_before: Some(covered.intake - 1),
         ..covered
     });
     pair.put_stamp(&pair.primary, &p, Role::Primary);
@@ -387,8 +409,53 @@ fn killed_between_the_stamps() {
     let mount = pair.attach("").expect("taken in");
     assert!(mount.is_resyncing());
     drop(mount);
-    // Now the primary knows that the replica says the new turn.
+    // Now the primary knows that the replica says the new intake.
     pair.put_stamp(&pair.replica, &before, Role::Replica);
     let refusal = pair.attach("").expect_err("refused").refusal;
     assert!(refusal.to_string().contains("older copy"), "{refusal}");
+}
+
+/// Makes a root refuse every change; false where that cannot be had.
+fn lock_down(root: &OwnedFd, on: bool) -> bool {
+    let immutable = 0x10;
+    let Ok(flags) = at::get_flags(root.as_fd()) else {
+        return false;
+    };
+    let flags = if on {
+        flags | immutable
+    } else {
+        flags & !immutable
+    };
+    at::set_flags(root.as_fd(), flags).is_ok()
+}
+
+/// A replica that takes no stamp is out, and the primary says so before anything else happens.
+#[test]
+fn a_replica_that_takes_no_stamp() {
+    let pair = rested();
+    let mount = pair.attach("").expect("mounted");
+    if !lock_down(&pair.replica, true) {
+        return;
+    }
+    let failure = mount.close_clean().expect_err("not on the replica");
+    assert_eq!(failure.copy, Copy::Replica);
+    drop(mount);
+    let p = pair.stamp(&pair.primary);
+    assert!(matches!(p.verdict, Verdict::Doubt { .. }) && p.life == Life::Clean);
+    assert_eq!(p.epoch(), 2);
+    // Covered, but it cannot be taken in: refused, or alone and once more an epoch ahead.
+    assert_eq!(pair.refused(""), Id::StampFailed);
+    let mount = pair.attach("d").expect("alone");
+    let id = mount.degraded.as_ref().map(|refusal| refusal.id);
+    assert_eq!((id, mount.is_resyncing()), (Some(Id::StampFailed), false));
+    assert!(mount.epoch() > pair.stamp(&pair.replica).epoch());
+    let refusal = pair.reattach(&mount, "r").expect_err("not writable");
+    assert_eq!(refusal.id, Id::ReplicaFailed);
+    assert!(lock_down(&pair.replica, false));
+    pair.reattach(&mount, "r").expect("writable again");
+    mount.begin_resync().expect("begun");
+    mount.healed().expect("healed");
+    mount.close_clean().expect("closed");
+    let [p, r] = pair.stamps();
+    assert_eq!(p, r);
 }
