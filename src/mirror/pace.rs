@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //! How fast a resync goes, and how long it will take: from counts to the numbers of a report.
 //!
-//! The rate is that of the last [`WINDOW`], so that a disk that got slow is seen; the time left is a
+//! The rate is that of the last ten seconds, so that a disk that got slow is seen; the time left is a
 //! guess from it, and none is made where nothing moved.
 
 use std::collections::VecDeque;

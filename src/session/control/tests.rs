@@ -116,7 +116,8 @@ impl Controlled for Fake {
         };
         progress(&seen);
         drop(self.begun.send(Arc::clone(stop)));
-        while !stop.load(Ordering::Acquire) {
+        let until = std::time::Instant::now() + LINE_TIMEOUT;
+        while !stop.load(Ordering::Acquire) && std::time::Instant::now() < until {
             if self.may_end.recv_timeout(Duration::from_millis(20)).is_ok() {
                 break;
             }
