@@ -6,7 +6,7 @@ use super::rig::{Rig, honest};
 use crate::support::mount::Wish;
 use crate::support::rng::{Rng, seed};
 use crate::support::{healing_is_there, setting};
-use crate::{need_product, need_root};
+use crate::{need_healing, need_product, need_root};
 
 const THREADS: usize = 4;
 
@@ -84,4 +84,13 @@ fn asynchronous() {
     need_root!();
     need_product!();
     rounds(&["mode=async"], false, setting("MIRRORFS_KILLS", 40) / 2);
+}
+
+/// intent=crash: the log survives the death of the daemon, which is all that happens here.
+#[test]
+fn intent_crash() {
+    need_root!();
+    need_product!();
+    need_healing!();
+    rounds(&["intent=crash"], true, setting("MIRRORFS_KILLS", 40) / 4);
 }

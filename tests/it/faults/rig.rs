@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::oracle::client::{Load, Orders};
 use super::oracle::judge::{Judge, Tally};
-use crate::support::compare::{Ignore, differences, report};
+use crate::support::compare::{Ignore, differences, report, wait_equal};
 use crate::support::mount::{TestMount, Wish};
 use crate::support::run::run;
 use crate::support::{breathe, healing_is_there, wait_until};
@@ -27,6 +27,8 @@ pub(crate) struct Rig {
     notes: tempfile::TempDir,
     loads: usize,
     seed: u64,
+    /// What the two copies may differ in.
+    pub(crate) ignore: Ignore,
 }
 
 impl Drop for Rig {
@@ -79,6 +81,7 @@ impl Rig {
             notes,
             loads: 0,
             seed,
+            ignore: Ignore::default(),
         }
     }
 
@@ -191,7 +194,8 @@ impl Rig {
     #[track_caller]
     pub(crate) fn is_equal(&mut self) {
         self.sync();
-        self.mount.assert_equal();
+        let (a, b) = (&self.mount.primary, &self.mount.replica);
+        wait_equal(a, b, Duration::from_secs(10), self.ignore);
         assert_eq!(self.mount.state(), "in-sync");
         self.judge.still(&self.mount.primary);
     }
@@ -212,7 +216,7 @@ impl Rig {
     #[track_caller]
     pub(crate) fn copies_are_equal(&self) {
         let (a, b) = (&self.mount.primary, &self.mount.replica);
-        let found = differences(a, b, Ignore::default());
+        let found = differences(a, b, self.ignore);
         let log = self.mount.log_text();
         assert!(found.is_empty(), "{}\n{log}", report(a, b, &found));
     }

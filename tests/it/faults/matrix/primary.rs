@@ -23,6 +23,8 @@ fn primary_enospc() {
     let replica = temp_in(&base());
     let wish = Wish::default().base(&image.path()).replica(replica.path());
     let mut rig = Rig::new(wish, THREADS, seed("matrix"));
+    // A write into a hole that fails half way leaves blocks of zeros on ext4 that is nearly full.
+    rig.ignore.holes = true;
     let mut load = rig.load();
     load.wait_for(300);
     let ballast = Ballast::new(&image.path());

@@ -15,6 +15,14 @@ use crate::support::tamper::Tampered;
 use crate::support::{base, temp_in};
 use crate::{need_product, need_programs, need_root};
 
+/// Not in-sync, and this is the reason.
+#[track_caller]
+fn says(rig: &Rig, errno: &str) {
+    rig.falls_out();
+    let json = rig.mount.status_json();
+    assert_eq!(json["reason"]["errno"], errno, "{json}");
+}
+
 /// The disk is full for a while.
 #[test]
 fn replica_enospc() {
@@ -30,7 +38,7 @@ fn replica_enospc() {
         load.wait_for(20);
     }
     load.wait_for(600);
-    rig.falls_out();
+    says(rig, "ENOSPC");
     drop(ballast);
     let tally = recovers(rig, load, &[]);
     no_stall(tally, REPLICA_TIMEOUT);
@@ -60,7 +68,7 @@ fn replica_edquot() {
         load.wait_for(20);
     }
     load.wait_for(300);
-    rig.falls_out();
+    says(&rig, "EDQUOT");
     btrfs(&["qgroup", "limit", "none"], &at("sub"));
     let tally = recovers(&mut rig, load, &[]);
     no_stall(tally, REPLICA_TIMEOUT);
@@ -97,9 +105,7 @@ fn replica_eio_in_one_place() {
     load.wait_for(20);
     let content = vec![b'b'; 10_000];
     std::fs::write(&victim, &content).expect("the application sees nothing");
-    rig.falls_out();
-    let json = rig.mount.status_json();
-    assert_eq!(json["reason"]["errno"], "EIO", "{json}");
+    says(&rig, "EIO");
     assert!(rig.mount.log_text().contains("victim"), "it is named");
     load.wait_for(100);
     drop(tampered);
@@ -172,9 +178,7 @@ fn replica_read_only() {
     bind.read_only(true);
     let mut load = rig.load();
     load.wait_for(500);
-    rig.falls_out();
-    let json = rig.mount.status_json();
-    assert_eq!(json["reason"]["errno"], "EROFS", "{json}");
+    says(&rig, "EROFS");
     bind.read_only(false);
     let tally = recovers(&mut rig, load, &[]);
     no_stall(tally, REPLICA_TIMEOUT);
