@@ -155,7 +155,7 @@ fn without_its_log_a_mirror_is_compared() {
     let pair = rested();
     let log = pair.path("state");
     let away = pair.path("away");
-    std::fs::rename(&log, &away).expect("moved away");
+    rustix::fs::rename(&log, &away).expect("moved away");
     for open in [false, true] {
         let refusal = pair.attach("").expect_err("refused").refusal;
         assert_eq!(refusal.id, Id::CompareAgain);
@@ -163,9 +163,9 @@ fn without_its_log_a_mirror_is_compared() {
         assert!(text.contains("the write-intent log is missing"), "{text}");
         assert!(text.contains("--adopt"), "{text}");
         if !open {
-            std::fs::rename(&away, &log).expect("moved back");
+            rustix::fs::rename(&away, &log).expect("moved back");
             drop(pair.attach("").expect("mounted"));
-            std::fs::rename(&log, &away).expect("moved away");
+            rustix::fs::rename(&log, &away).expect("moved away");
         }
     }
     let alone = pair.attach("d").expect("alone");
@@ -173,8 +173,8 @@ fn without_its_log_a_mirror_is_compared() {
     assert!(alone.take_journal().is_some(), "about nothing, but there");
     drop(alone);
     // The old log comes back: too late, the primary has forgotten it.
-    std::fs::rename(&log, pair.path("new")).expect("moved away");
-    std::fs::rename(&away, &log).expect("moved back");
+    rustix::fs::rename(&log, pair.path("new")).expect("moved away");
+    rustix::fs::rename(&away, &log).expect("moved back");
     assert_eq!(pair.refused(""), Id::Stale);
     let mount = pair.attach("a").expect("repaired");
     assert!(mount.is_in_sync() && mount.take_journal().is_some());
