@@ -289,7 +289,7 @@ impl<'a> Worker<'a> {
                 let ident = held.ident();
                 match job.mark.aspect {
                     Aspect::Dir | Aspect::DirData if held.node().is_dir() => {
-                        doubt.soil(held.node())
+                        doubt.soil(held.node());
                     }
                     Aspect::Tree | Aspect::Moved if held.node().is_dir() => {
                         doubt.soil_below(ident);
