@@ -563,9 +563,9 @@ impl<'a> Worker<'a> {
 
     fn perform(&mut self, item: &mut Item, way: &Way, others: &[(&Held, Way)]) -> Outcome<Next> {
         self.recall();
-        if item.is_top {
+        if item.is_top && !item.is_begun {
             // Before anything is looked at, and while nothing can be skipped: what is skipped later
-            // makes it dirty again.
+            // makes it dirty again. Once only for a file that is looked at part by part.
             take(&self.jobs[item.job].mark);
         }
         match &mut item.task {
