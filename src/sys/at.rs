@@ -321,14 +321,14 @@ pub fn fs_uuid(fd: BorrowedFd<'_>) -> Option<[u8; 16]> {
 }
 
 /// Bytes of the longest handle any file system gives (`MAX_HANDLE_SZ` of include/linux/exportfs.h).
-const HANDLE_MAX: usize = 128;
+const HANDLE_MAX: u32 = 128;
 
 /// `struct file_handle` of fcntl.h, with room for the longest one.
 #[repr(C)]
 struct FileHandle {
     bytes: u32,
     kind: i32,
-    handle: [u8; HANDLE_MAX],
+    handle: [u8; HANDLE_MAX as usize],
 }
 
 /// A handle by which the file system knows the object behind `fd` (`O_PATH` will do), whatever its
@@ -336,9 +336,9 @@ struct FileHandle {
 #[must_use]
 pub fn file_handle(fd: BorrowedFd<'_>) -> Box<[u8]> {
     let mut found = FileHandle {
-        bytes: HANDLE_MAX as u32,
+        bytes: HANDLE_MAX,
         kind: 0,
-        handle: [0; HANDLE_MAX],
+        handle: [0; HANDLE_MAX as usize],
     };
     let mut mount: libc::c_int = 0;
     // SAFETY: the path is an empty C string, and `found` has room for the number of bytes it says.
@@ -369,7 +369,7 @@ pub fn open_handle(root: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd> {
     let mut wanted = FileHandle {
         bytes: u32::try_from(bytes.len()).map_err(|_| Errno::INVAL)?,
         kind: i32::from_le_bytes(*kind),
-        handle: [0; HANDLE_MAX],
+        handle: [0; HANDLE_MAX as usize],
     };
     let room = wanted.handle.get_mut(..bytes.len());
     room.ok_or(Errno::INVAL)?.copy_from_slice(bytes);

@@ -134,8 +134,8 @@ impl Doubt {
             }
             match above {
                 Some(above) if here.id != ROOT_ID => here = above,
-                // The root, or a directory that is gone: what fails there fails on both.
-                _ => return true,
+                // Without a name it is gone, or in the middle of a rename: only the root is sure.
+                _ => return here.id == ROOT_ID,
             }
         }
         false
@@ -147,7 +147,7 @@ impl Doubt {
             return self.is_clear(node);
         }
         let links = node.place(Side::Primary).links().to_vec();
-        links.iter().all(|link| self.is_clear(&link.parent))
+        !links.is_empty() && links.iter().all(|link| self.is_clear(&link.parent))
     }
 
     /// Whether an op may be carried. If not, its directories are in doubt from now on.

@@ -88,7 +88,10 @@ impl Worker<'_> {
                 let ident = held.ident();
                 let way = Way::to(held.node(), |_| true);
                 let Some(way) = way else {
-                    // It is gone by now.
+                    if !self.is_gone(held.node())? {
+                        self.jobs[number].object = Some(held); // a rename was under way
+                        continue;
+                    }
                     self.settle(number, &held);
                     unmoved.remove(&ident);
                     continue;
@@ -151,7 +154,7 @@ impl Worker<'_> {
             |stat: &Stat| stat.ident.ino == ino && stat.btime == Some(Time { seconds, nanos });
         for _ in 0..ATTEMPTS {
             let Some(way) = Way::to(held.node(), |_| true) else {
-                return Ok(Moved::There);
+                return Ok(Moved::Unknown);
             };
             let Some(last) = way.last() else {
                 return Ok(Moved::Unknown);

@@ -21,6 +21,8 @@ use crate::sys::{Errno, at};
 
 /// How often one object is looked for again before its mark is left for another round.
 const ATTEMPTS: u32 = 16;
+/// Directories above an object, at most.
+const ABOVE_MAX: usize = 1 << 16;
 /// Objects in a row that could not be found where they are said to be.
 const STUCK_MAX: u32 = 64;
 
@@ -289,7 +291,7 @@ impl<'a> Worker<'a> {
                 let ident = held.ident();
                 match job.mark.aspect {
                     Aspect::Dir | Aspect::DirData if held.node().is_dir() => {
-                        doubt.soil(held.node())
+                        doubt.soil(held.node());
                     }
                     Aspect::Tree | Aspect::Moved if held.node().is_dir() => {
                         doubt.soil_below(ident);
@@ -481,7 +483,9 @@ impl<'a> Worker<'a> {
             self.rest();
             let prefer = |dir: &Arc<Node>| self.healing.doubt.lock().is_clear(dir);
             let Some(way) = Way::to(item.held.node(), prefer) else {
-                // It is gone, or has names only where nobody looks.
+                if !self.is_gone(item.held.node())? {
+                    continue; // a rename was under way
+                }
                 let ident = item.held.ident();
                 self.healing.changed(|doubt| doubt.lift(ident));
                 if item.is_top {
@@ -536,6 +540,33 @@ impl<'a> Worker<'a> {
         self.give_up(item)
     }
 
+    /// Whether an object, or a directory above it, has no name any more. While a rename is under way
+    /// it has none for a moment: that is waited for.
+    pub(super) fn is_gone(&self, node: &Arc<Node>) -> Result<bool, Stop> {
+        let mut here = node.clone();
+        for _ in 0..ABOVE_MAX {
+            if Arc::ptr_eq(&here, self.ground.nodes().root()) {
+                return Ok(false);
+            }
+            let above = |node: &Arc<Node>| node.place(Side::Primary).links().first().cloned();
+            let link = match above(&here) {
+                Some(link) => Some(link),
+                None => {
+                    let claims = Claim::together([Claim::attributes(&here)]);
+                    let turn = self.ground.hold(claims).map_err(Stop::Fault)?;
+                    let link = above(&here);
+                    drop(turn);
+                    link
+                }
+            };
+            match link {
+                Some(link) => here = link.parent,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
     /// A name that did not lead to the object although nothing could move is not its name.
     fn unlearn(&self, way: &Way, item: &Item) {
         let Some(link) = way.last() else { return };
@@ -563,9 +594,9 @@ impl<'a> Worker<'a> {
 
     fn perform(&mut self, item: &mut Item, way: &Way, others: &[(&Held, Way)]) -> Outcome<Next> {
         self.recall();
-        if item.is_top {
+        if item.is_top && !item.is_begun {
             // Before anything is looked at, and while nothing can be skipped: what is skipped later
-            // makes it dirty again.
+            // makes it dirty again. Once only for a file that is looked at part by part.
             take(&self.jobs[item.job].mark);
         }
         match &mut item.task {

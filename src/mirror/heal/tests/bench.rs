@@ -47,9 +47,11 @@ pub(super) struct Bench {
     pub(super) way: Mutex<Way>,
     touched: Mutex<Vec<Arc<Node>>>,
     pub(super) vouches: AtomicBool,
-    /// Does not ask whether an op is admitted.
-    pub(super) is_reckless: AtomicBool,
+    /// What happens right before a hold: before how many more, and what.
+    pub(super) before_hold: Mutex<Option<(u32, Hook)>>,
 }
+
+pub(super) type Hook = Box<dyn FnOnce(&Bench) + Send>;
 
 fn open(path: &Path) -> OwnedFd {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -89,7 +91,7 @@ impl Bench {
             way: Mutex::new(Way::Both),
             touched: Mutex::default(),
             vouches: AtomicBool::new(true),
-            is_reckless: AtomicBool::new(false),
+            before_hold: Mutex::default(),
         }
     }
 
@@ -99,6 +101,11 @@ impl Bench {
 
     pub(super) fn r(&self, path: &str) -> PathBuf {
         self.dir.path().join("r").join(path)
+    }
+
+    /// Does something right before the hold after `holds` others.
+    pub(super) fn before_hold(&self, holds: u32, run: impl FnOnce(&Self) + Send + 'static) {
+        *self.before_hold.lock() = Some((holds, Box::new(run)));
     }
 
     pub(super) fn go(&self, way: Way) {
@@ -267,7 +274,7 @@ impl Bench {
         let carried = match way {
             Way::Both => true,
             Way::Primary => false,
-            Way::Healing => healing.admits(&op) || self.is_reckless.load(Ordering::Relaxed),
+            Way::Healing => healing.admits(&op),
         };
         if carried {
             match self.follow(&op, node.as_ref(), applied) {
@@ -583,6 +590,19 @@ impl Ground for Bench {
         self.roots[1].as_fd()
     }
     fn hold(&self, claims: Claims) -> std::result::Result<Turn<'_>, Fault> {
+        let mut hook = self.before_hold.lock();
+        let due = match hook.as_mut() {
+            Some((0, _)) => hook.take(),
+            Some((left, _)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        };
+        drop(hook);
+        if let Some((_, run)) = due {
+            run(self);
+        }
         Ok(self.order.enter(&claims))
     }
     fn journal(&self) -> &Journal {

@@ -242,3 +242,82 @@ fn any_outage_is_healed() {
         heal_under_load(1000 + seed, 1, 300, 0);
     }
 }
+
+/// Between looking for an object and holding it, another one gets its name.
+#[test]
+fn what_moves_before_it_is_held_is_followed() {
+    let bench = Bench::new();
+    bench.mkdir("a");
+    bench.mkdir("a/b");
+    bench.mkdir("d");
+    bench.put("a/b/f", 0, b"before");
+    bench.put("a/b/g", 0, b"before");
+    bench.start();
+    bench.put("a/b/f", 0, b"behind");
+    bench.unlink("a/b/g");
+    bench.before_hold(0, |bench| {
+        bench.go(Way::Healing);
+        bench.rename("a/b", "d/b");
+        bench.mkdir("a/b");
+        bench.put("a/b/f", 0, b"another file altogether");
+    });
+    // The file's directory is in doubt for its names: it is renamed on the primary only.
+    bench.heal();
+    bench.settle();
+    bench.assert_equal();
+    // Nothing is in doubt but a file: it is renamed on both.
+    bench.start();
+    bench.put("d/b/f", 0, b"once more");
+    bench.before_hold(0, |bench| {
+        bench.go(Way::Both);
+        bench.rename("d/b/f", "d/f");
+        bench.put("d/b/f", 0, b"one more file of another length");
+    });
+    bench.heal();
+    bench.settle();
+    assert_eq!(bench.differences(), Vec::<String>::new());
+}
+
+/// While a large file is healed part by part, a write to a part that was is skipped.
+#[test]
+fn what_is_skipped_while_its_mark_is_healed_is_healed_again() {
+    let bench = Bench::new();
+    bench.put("big", 0, &vec![1; 40 << 20]);
+    bench.start();
+    let node = bench.at("big");
+    let size = 39 << 20;
+    drop(
+        bench
+            .apply(Action::Truncate { node, size }, &[])
+            .expect("cut"),
+    );
+    bench.before_hold(2, |bench| {
+        let node = bench.at("big");
+        let size = 40 << 20;
+        drop(
+            bench
+                .apply(
+                    Action::Truncate {
+                        node: node.clone(),
+                        size,
+                    },
+                    &[],
+                )
+                .expect("longer"),
+        );
+        let write = Action::Write {
+            node,
+            offset: 0,
+            appending: false,
+        };
+        drop(bench.apply(write, b"skipped").expect("written"));
+        // All marks but that of the whole file are gone: it alone knows.
+        for (mark, _) in bench.journal.dirty() {
+            if matches!(mark.aspect, crate::journal::Aspect::Data { end, .. } if end < u64::MAX) {
+                assert!(mark.take_dirty());
+            }
+        }
+    });
+    bench.heal();
+    bench.assert_equal();
+}
