@@ -213,3 +213,23 @@ fn what_was_synced_has_to_be_there() {
     let gone = power::check(&Model::new(), &later, 3, &after(0));
     assert_eq!(gone, Ok(0), "it was unlinked since");
 }
+
+/// fsync of a file makes its own rename durable, not that of the directory above it.
+#[test]
+fn which_names_an_fsync_makes_durable() {
+    let text = str::to_owned;
+    let begin = [
+        done(Op::Mkdir(text("d"), 0o755)),
+        done(Op::Create(text("d/f"), 0o644)),
+        done(Op::Fsync(text("d/f"))),
+    ];
+    let old = play(Model::new(), &begin.to_vec()).model;
+    let check = |more: [Op; 2]| {
+        let history = begin.iter().cloned().chain(more.map(done)).collect();
+        power::check(&Model::new(), &history, 5, &old)
+    };
+    let above = [Op::Rename(text("d"), text("e")), Op::Fsync(text("e/f"))];
+    assert_eq!(check(above), Ok(1));
+    let itself = [Op::Rename(text("d/f"), text("d/g")), Op::Fsync(text("d/g"))];
+    check(itself).expect_err("the old name alone");
+}

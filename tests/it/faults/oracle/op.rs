@@ -285,6 +285,20 @@ impl Op {
     }
 }
 
+impl Op {
+    /// The paths whose objects get or lose a name by it.
+    pub(crate) fn renames(&self) -> Vec<&str> {
+        match self {
+            Self::Exchange(a, b) => vec![a, b],
+            Self::Rename(path, _)
+            | Self::Link(path, _)
+            | Self::Unlink(path)
+            | Self::Orphan(path, _) => vec![path],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// Descriptors that stay open between ops, by node of the model: what was renamed or unlinked since
 /// is written to through them.
 pub(crate) type Held = BTreeMap<usize, File>;

@@ -2,6 +2,9 @@
 //! What a copy has to hold after a power cut: every file whose fsync was answered before the cut
 //! began, under one of the names it had since, each byte as it was then or as some later op left it;
 //! and every name in a directory whose fsync was answered, unless it was taken away since.
+//!
+//! An fsync makes durable what happened to the file itself, its own names among it, but no rename of a
+//! directory above it: the names it had before that will do. (ext4 commits what the inode was part of.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,9 +51,14 @@ pub(crate) fn check(
 ) -> Result<usize, Vec<String>> {
     let mut model = base.clone();
     let mut witnesses: BTreeMap<usize, Witness> = BTreeMap::new();
+    // The paths of each node since its own names changed last.
+    let mut since: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
     for (number, Record { op, answer }) in history.iter().enumerate() {
         let done = matches!(answer, Some((0, _)));
         let touched = op.file().and_then(|path| model.find(path));
+        for id in op.renames().into_iter().filter_map(|path| model.find(path)) {
+            since.remove(&id);
+        }
         let full = [libc::ENOSPC, libc::EDQUOT];
         if !answer.is_some_and(|(errno, _)| full.contains(&errno)) {
             // One that was under way, or failed because the disk died, may have been done.
@@ -70,6 +78,7 @@ pub(crate) fn check(
         }
         let mut paths: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
         for (path, id) in model.paths() {
+            since.entry(id).or_default().insert(path.clone());
             paths.entry(id).or_default().insert(path);
         }
         // What has no name any more need not be there.
@@ -86,7 +95,7 @@ pub(crate) fn check(
         if let Some(id) = syncs(op).and_then(|path| model.find(path)) {
             let witness = Witness {
                 versions: content(&model, id),
-                paths: paths[&id].clone(),
+                paths: since[&id].clone(),
                 op: number,
             };
             witnesses.insert(id, witness);
@@ -97,7 +106,7 @@ pub(crate) fn check(
             for id in model.children(dir) {
                 witnesses.entry(id).or_insert_with(|| Witness {
                     versions: None,
-                    paths: paths[&id].clone(),
+                    paths: since[&id].clone(),
                     op: number,
                 });
             }
