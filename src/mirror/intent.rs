@@ -189,7 +189,11 @@ impl Intent {
         Object {
             ino: ident.map_or(0, |ident| ident.ino),
             handle: self.source.handle(node),
-            path: node.path().filter(|path| path.len() <= PATH_KEPT_MAX).unwrap_or_default().into(),
+            path: node
+                .path()
+                .filter(|path| path.len() <= PATH_KEPT_MAX)
+                .unwrap_or_default()
+                .into(),
         }
     }
 }

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::journal::Pins;
+use crate::journal::{Object, Pins};
 use crate::store::op::{Action, Claim, Claims, Op};
 use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
 use crate::sys::creds::{self, Needs};
@@ -348,6 +348,17 @@ impl Mirror {
         self.intent.as_ref().filter(|_| !lost)
     }
 
+    /// Notes that all of the replica has to be compared.
+    fn mark_whole(&self, intent: &Intent) -> Result<()> {
+        let root = self.nodes.root();
+        let object = Object {
+            ino: self.source.stat(root)?.ident.ino,
+            handle: self.source.handle(root),
+            path: Box::default(),
+        };
+        intent.journal().mark_tree(object).map(drop)
+    }
+
     /// The log cannot be written any more. What may differ is not known from now on: the replica
     /// is given up, and both stamps say so before anything goes on (02-safety rule 7).
     ///
@@ -557,9 +568,14 @@ impl Mirror {
             self.tell();
             return Carried::Failed;
         }
-        // What it has got it may not have kept: whatever is marked may differ.
+        // What it has got it may not have kept: whatever is marked may differ. And if it is not what
+        // it was left as, somebody was at it, and may have been anywhere.
         if let Some(intent) = &self.intent {
+            let tampered = fault.is_about_names() && way.healing().is_none();
             intent.journal().soil_all();
+            if tampered && let Err(errno) = self.mark_whole(intent) {
+                self.note_lost_log(&Fault::of_log(errno), &mut health);
+            }
         }
         // The stamp is ours, whoever's op this thread is carrying out.
         let worn = creds::wear(Needs::DAEMON);
