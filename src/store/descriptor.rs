@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
+use super::Ident;
 use super::direct::Direct;
 use super::node::{Node, Side};
 
@@ -37,6 +38,9 @@ pub struct Descriptor {
     fd: OwnedFd,
     /// What it was opened for.
     pub access: Access,
+    /// Whose it is, where that was looked at: a node whose object on the replica was replaced
+    /// meanwhile must not get it.
+    pub ident: Option<Ident>,
     /// The file is append-only (`chattr +a`): writes go to its end whatever their offset.
     pub append_only: bool,
     /// Used since the ring's hand last passed.
@@ -57,6 +61,7 @@ impl Descriptor {
         Self {
             fd,
             access,
+            ident: None,
             append_only: false,
             hot: AtomicBool::new(true),
             dirty: AtomicU64::new(0),
@@ -64,6 +69,13 @@ impl Descriptor {
             position: Mutex::default(),
             direct: OnceLock::new(),
         }
+    }
+
+    /// The same, known to be of this object.
+    #[must_use]
+    pub fn of(mut self, ident: Option<Ident>) -> Self {
+        self.ident = ident;
+        self
     }
 
     /// Marks it used, so that the ring's hand passes it once more.

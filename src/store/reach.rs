@@ -29,6 +29,14 @@ impl Tree {
     /// # Errors
     /// `ESTALE` when no known name leads to it any more: the tree was changed behind our back.
     pub fn open(&self, node: &Arc<Node>, access: Access) -> Result<Arc<Descriptor>> {
+        match self.open_once(node, access) {
+            // Healing has replaced it meanwhile: now it is the other one.
+            Err(Errno::STALE) if self.side == Side::Replica => self.open_once(node, access),
+            done => done,
+        }
+    }
+
+    fn open_once(&self, node: &Arc<Node>, access: Access) -> Result<Arc<Descriptor>> {
         if let Some(open) = self.opened(node, access) {
             return Ok(open);
         }
@@ -47,7 +55,7 @@ impl Tree {
             return Ok(held);
         }
         let descriptor = self.with_room(|| open_held(held.as_fd(), node.kind, access))?;
-        Ok(self.install(node, descriptor))
+        self.install(node, descriptor.of(held.ident))
     }
 
     /// Runs a call that opens something, once more with room made if there are no descriptors.
@@ -80,10 +88,16 @@ impl Tree {
     }
 
     /// Makes `new` the node's descriptor, unless another thread was first with as good a one.
-    pub(super) fn install(&self, node: &Arc<Node>, new: Descriptor) -> Arc<Descriptor> {
+    ///
+    /// # Errors
+    /// `ESTALE` when the node's object has become another one since it was opened.
+    pub(super) fn install(&self, node: &Arc<Node>, new: Descriptor) -> Result<Arc<Descriptor>> {
         let mut place = node.place(self.side);
+        if self.side == Side::Replica && new.ident.is_some() && new.ident != place.ident() {
+            return Err(Errno::STALE);
+        }
         if let Some(open) = place.open().filter(|open| open.access >= new.access) {
-            return open.clone();
+            return Ok(open.clone());
         }
         let fresh = Arc::new(new);
         let replaced = place.replace_open(fresh.clone());
@@ -93,7 +107,7 @@ impl Tree {
         if !in_ring && self.ring.insert(node) == Room::NeedsSync {
             self.sync_for_room();
         }
-        fresh
+        Ok(fresh)
     }
 
     /// All descriptors carry unsynced writes: makes everything durable at once, so that they may
@@ -159,7 +173,7 @@ impl Tree {
                 .dir(parent)
                 .and_then(|dir| self.open_child(dir.as_fd(), name.as_c_str(), node));
             match found {
-                Ok(descriptor) => return Ok(self.install(node, descriptor)),
+                Ok(descriptor) => return self.install(node, descriptor),
                 Err(errno) => last = errno,
             }
         }
@@ -181,7 +195,7 @@ impl Tree {
             if here.id == ROOT_ID {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let fd = open_beneath(self.root.as_fd(), c".", flags)?;
-                break self.install(&here, Descriptor::new(fd, Access::Path));
+                break self.install(&here, Descriptor::new(fd, Access::Path))?;
             }
             let link = {
                 let place = here.place(self.side);
@@ -199,7 +213,7 @@ impl Tree {
         };
         while let Some((child, name)) = missing.pop() {
             let descriptor = self.open_child(open.as_fd(), name.as_c_str(), &child)?;
-            open = self.install(&child, descriptor);
+            open = self.install(&child, descriptor)?;
         }
         Ok(open)
     }
@@ -208,8 +222,9 @@ impl Tree {
     fn open_child(&self, dir: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<Descriptor> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = open_beneath(dir, name, flags)?;
-        self.verify(node, &Stat::of(fd.as_fd())?)?;
-        Ok(Descriptor::new(fd, Access::Path))
+        let stat = Stat::of(fd.as_fd())?;
+        self.verify(node, &stat)?;
+        Ok(Descriptor::new(fd, Access::Path).of(Some(stat.ident)))
     }
 
     /// Whether `stat` is of `node`, on this side. The first sight of a replica's object, under a

@@ -231,7 +231,9 @@ impl Target for Tree {
         }
         drop(place);
         if let Some(fd) = made.fd {
-            self.install(node, Descriptor::new(fd, Access::Write));
+            let own = Descriptor::new(fd, Access::Write).of(Some(made.stat.ident));
+            // Replaced already: whoever needs it opens the other one.
+            drop(self.install(node, own));
         }
     }
 
