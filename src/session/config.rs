@@ -543,7 +543,13 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Refusal> {
     }
 }
 
+/// As systemd says it to a service (`StateDirectory=`, systemd.exec(5)), else where such things are
+/// kept.
 fn default_state_dir() -> PathBuf {
+    let said = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    if let Some(said) = said.filter(|path| path.is_absolute()) {
+        return said;
+    }
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/mirrorfs");
     }

@@ -89,6 +89,7 @@ fn play(block: &Block) -> Result<(), String> {
         .env("PRIMARY", &mount.primary)
         .env("REPLICA", &mount.replica)
         .env("MNT", &mount.mountpoint)
+        .env("STATE_DIRECTORY", mount.dir().join("state"))
         .env("LC_ALL", "C")
         .env("TZ", "UTC");
     let ran = run(&mut shell);

@@ -50,7 +50,7 @@ impl Scene {
             .arg(self.at(primary))
             .arg(self.at(mountpoint));
         command.arg("--replica").arg(self.at(replica)).args(more);
-        run(&mut command)
+        run(command.env("STATE_DIRECTORY", self.at("state")))
     }
 
     /// Tries to mount; it must be refused in words, with 32, and change nothing.
