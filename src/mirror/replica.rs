@@ -182,7 +182,7 @@ impl Replica {
             _ => self
                 .target
                 .apply(op)
-                .and_then(|applied| self.adopt(primary, applied)),
+                .and_then(|applied| self.adopt(op, primary, applied)),
         };
         match self.and_behind(done) {
             Err(errno) if self.does_without(op, errno) => Ok(()),
@@ -273,16 +273,18 @@ impl Replica {
     }
 
     /// Ties the replica's new object to its node, with the primary's times.
-    fn adopt(&self, primary: &Done, replica: Applied) -> Result<()> {
+    fn adopt(&self, op: &Op<'_>, primary: &Done, replica: Applied) -> Result<()> {
         let (Some((node, first)), Some(made)) = (&primary.made, replica.made) else {
             return Ok(());
         };
+        // One more name for what may still be healed, attributes and all.
+        let is_old = matches!(op.action, Action::Link { .. });
         let same = made.stat.mode == first.mode
             && (made.stat.uid, made.stat.gid) == (first.uid, first.gid);
         let times = (first.atime, first.mtime);
         let replica_times = (made.stat.atime, made.stat.mtime);
         self.target.adopt(node, made);
-        if !same {
+        if !same && !is_old {
             // Another file system, another idea of what a new object looks like.
             return Err(Errno::OPNOTSUPP);
         }

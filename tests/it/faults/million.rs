@@ -63,7 +63,7 @@ fn resync_is_bounded_by_what_is_dirty() {
     let mut mount = many(files, &image.path());
     mount.umount();
     mount.mount();
-    assert_eq!(mount.state(), "in-sync");
+    wait_until("all was looked at", || mount.state() == "in-sync");
     let victims: Vec<_> = (0..WRITTEN)
         .map(|n| path_of(n * files / WRITTEN + 7))
         .collect();
