@@ -289,6 +289,7 @@ pub(super) struct SyncArgs {
 ///
 /// Reads everything on both copies and lists each difference, like diff(1). With MOUNTPOINT the
 /// daemon compares while the mirror is in use; with PRIMARY and REPLICA nothing may be mounted.
+/// --repair makes the replica equal to the primary; what only the replica has is deleted there.
 ///
 /// Exit: 0 no differences (or all repaired), 1 differences, 2 could not tell, 32 the directories
 /// are in use, 130 Control-C.

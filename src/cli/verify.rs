@@ -23,11 +23,15 @@ use super::line::Line;
 use super::reach::{self, Silence};
 use super::render::harmless;
 use super::units::{show_count, show_size};
+use crate::mirror::attach::decide::{Asked, Typed};
+use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::stamp::{self, Lock};
+use crate::mirror::attach::{self, Options};
 use crate::mirror::failure::{Named, show_path};
 use crate::mirror::resync::{How, Lacks, Progress, reconcile};
 use crate::session::control::{Found, Verified, Verify, Verifying};
 use crate::session::mountpoint::find;
+use crate::session::pair;
 use crate::session::refusal::Refusal;
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::{Errno, Result as SysResult};
@@ -63,6 +67,8 @@ struct Outcome {
     found: Vec<Found>,
     /// The command that repairs it.
     repair: String,
+    /// Size and time were believed.
+    quick: bool,
 }
 
 pub(super) fn run(args: &VerifyArgs) -> Exit {
@@ -144,6 +150,7 @@ fn live(
         sum: asked?,
         found,
         repair: format!("mirrorfs verify --repair {}", mount.target.display()),
+        quick: args.quick,
     })
 }
 
@@ -155,12 +162,6 @@ fn offline(
     show: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, Stop> {
     let unknown = |no| Stop::No(Exit::Unknown, no);
-    if args.repair {
-        let no = Refusal::usage("--repair of unmounted directories is not in this version yet.");
-        return Err(unknown(no.next(
-            "To repair: mirrorfs mount PRIMARY MOUNTPOINT --replica DIR --adopt",
-        )));
-    }
     let roots = [&*args.place, replica].map(|path| open(path).map_err(|no| (path, no)));
     let [primary, replica_fd] = roots.map(|root| {
         root.map_err(|(path, no)| match no {
@@ -173,6 +174,9 @@ fn offline(
         })
     });
     let (primary, replica_fd) = (primary?, replica_fd?);
+    if args.repair {
+        return repair(args, replica, [&primary, &replica_fd], interrupt, show);
+    }
     let _locks = [(&primary, &*args.place), (&replica_fd, replica)]
         .into_iter()
         .map(|(fd, path)| Lock::take(fd.as_fd(), ENDING).map_err(|errno| held(path, errno)))
@@ -199,11 +203,84 @@ fn offline(
             repaired: false,
         },
         found: summary.differences.into_iter().map(Found::from).collect(),
-        repair: format!(
-            "mirrorfs verify --repair {} {}",
-            args.place.display(),
-            replica.display()
-        ),
+        repair: repair_of(args, replica),
+        quick: args.quick,
+    })
+}
+
+fn repair_of(args: &VerifyArgs, replica: &Path) -> String {
+    let (primary, replica) = (args.place.display(), replica.display());
+    format!("mirrorfs verify --repair {primary} {replica}")
+}
+
+/// Makes the replica equal, as a mount with `--adopt` would: only where that is known to be a copy,
+/// or nothing differs.
+fn repair(
+    args: &VerifyArgs,
+    replica: &Path,
+    roots: [&OwnedFd; 2],
+    interrupt: &Interrupt,
+    show: &mut dyn FnMut(&Progress),
+) -> Result<Outcome, Stop> {
+    let unknown = |no: Refusal| Stop::No(Exit::Unknown, no);
+    // Neither in the other, and what else two copies must be.
+    pair::roots(&args.place, replica).map_err(unknown)?;
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    let typed = Typed {
+        primary: bytes(&args.place),
+        mountpoint: Vec::new(),
+        replica: bytes(replica),
+        offline: true,
+    };
+    let options = Options {
+        asked: Asked {
+            degraded: false,
+            adopt: true,
+            init: false,
+            discard: false,
+        },
+        patience: ENDING,
+        how: How {
+            quick: args.quick,
+            kept_max: LISTED_MAX,
+            one_file_system: args.one_file_system,
+            stop: Some(Arc::clone(interrupt.switch())),
+            ..How::default()
+        },
+        ..Options::default()
+    };
+    let [p, r] = roots.map(|root| root.as_fd());
+    let attached = attach::attach(p, Ok(r), &typed, &options, &mut |_, seen| show(seen));
+    let attached = attached.map_err(|error| {
+        if interrupt.came() {
+            return Stop::Interrupted;
+        }
+        let exit = match error.refusal.id {
+            Id::InUse => Exit::MountRefused,
+            Id::CopyFailed | Id::StampFailed => Exit::Unknown,
+            _ => Exit::No,
+        };
+        let no = &error.refusal;
+        let mut refusal = Refusal::refused(no.why.clone()).id(&no.id.to_string());
+        refusal.next.clone_from(&no.more);
+        refusal.next.extend(no.commands());
+        Stop::No(exit, refusal)
+    })?;
+    let summary = attached.summary.as_deref().cloned().unwrap_or_default();
+    attached.close_clean().map_err(|failure| {
+        let why = format!("the copies are equal, but: {failure}.");
+        unknown(Refusal::refused(why).id("MF-0026"))
+    })?;
+    Ok(Outcome {
+        sum: Verified {
+            files: summary.files,
+            bytes: summary.bytes,
+            differences: summary.differences_total,
+            repaired: true,
+        },
+        found: summary.differences.into_iter().map(Found::from).collect(),
+        repair: repair_of(args, replica),
+        quick: args.quick,
     })
 }
 
@@ -330,7 +407,12 @@ fn text(outcome: &Outcome, escape: bool) -> Vec<u8> {
         (_, true) => " Repaired.".to_owned(),
         (_, false) => format!(" To repair: {}", outcome.repair),
     };
-    out.extend_from_slice(format!("{count} in {of}.{then}\n").as_bytes());
+    let believed = if outcome.quick {
+        " Content was not read where size and time agree."
+    } else {
+        ""
+    };
+    out.extend_from_slice(format!("{count} in {of}.{believed}{then}\n").as_bytes());
     out
 }
 
@@ -342,6 +424,7 @@ struct View<'a> {
     differences: Vec<FoundView<'a>>,
     differences_total: u64,
     repaired: bool,
+    quick: bool,
 }
 
 #[derive(Serialize)]
@@ -386,6 +469,7 @@ fn json(outcome: &Outcome) -> String {
             .collect(),
         differences_total: outcome.sum.differences,
         repaired: outcome.sum.repaired,
+        quick: outcome.quick,
     };
     // Strings and integers only: there is nothing that could fail.
     serde_json::to_string(&view).unwrap_or_default() + "\n"
@@ -428,6 +512,7 @@ mod tests {
                 found(b"tmp/old", "entry", None, "on replica only"),
             ],
             repair: "mirrorfs verify --repair /data".into(),
+            quick: false,
         }
     }
 

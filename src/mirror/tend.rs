@@ -28,9 +28,9 @@ use super::replica::{Fault, Whose};
 use super::report::{Resync, Syncs};
 use super::state::ReplicaState;
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
-use crate::journal::{Counts, Dirty, Journal};
+use crate::journal::{Counts, Dirty, Journal, Pins};
 use crate::store::op::Claims;
-use crate::store::{Ident, Nodes, Source};
+use crate::store::{Ident, Node, Nodes, Source};
 use crate::sys::{Errno, clock};
 
 /// Between two looks for a replica that failed or is away.
@@ -489,6 +489,20 @@ impl Mirror {
         Some(look())
     }
 
+    /// Lets `work` look at both copies while they are in use; `None` unless the replica is followed
+    /// and lacks nothing.
+    pub fn on_ground<T>(&self, work: impl FnOnce(&dyn Ground) -> T) -> Option<T> {
+        let way = self.lane.way()?;
+        let replica_root = self.tending.state.lock().replica_root.clone()?;
+        let ground = Live {
+            mirror: self,
+            way: &way,
+            replica_root,
+            journal: self.log()?.journal(),
+        };
+        ground.is_whole().then(|| work(&ground))
+    }
+
     /// Notes what a comparison of the copies has shown.
     pub fn set_verified(&self, verified: Verified) {
         self.health.lock().verified = verified;
@@ -597,6 +611,28 @@ impl Ground for Live<'_> {
         } else {
             Err(Fault::new(Errno::CANCELED, "healing".to_owned()))
         }
+    }
+
+    fn wait_turn(&self, claims: Claims) -> Result<Turn<'_>, Fault> {
+        Ok(self.mirror.order.enter(&claims))
+    }
+
+    fn settle_times(&self, node: &Arc<Node>) -> Result<(), Fault> {
+        if !node.unsettled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // It stays noted: who looks after it carries the same times once more, or later ones.
+        let stat = self.mirror.source.stat(node);
+        let stat = stat.map_err(|errno| super::unreadable(errno, "times", node))?;
+        let pins = Pins::default();
+        self.way.set_times(node, (stat.atime, stat.mtime), pins)?;
+        self.way.settle()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.mirror.lane.goes_by(self.way)
+            && self.way.healing().is_none()
+            && self.journal.counts().dirty == 0
     }
 
     fn journal(&self) -> &Journal {

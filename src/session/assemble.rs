@@ -196,7 +196,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     };
     Ok(House {
         fs,
-        keeper: Arc::new(Keeper::new(config, heard, &attached, scan)),
+        keeper: Arc::new(Keeper::new(config, heard, attached, scan)),
         transport,
     })
 }

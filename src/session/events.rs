@@ -116,10 +116,14 @@ impl Streams {
         }
         state.verify = Some(Arc::clone(&stop));
         drop(state);
-        let told = compare(stream, mirror, how, &stop);
+        let found = compare(stream, mirror, how, &stop);
+        // Before the last word is said: whoever has heard it may ask for another one at once.
         self.state.lock().verify = None;
         self.fewer.notify_all();
-        told
+        match found? {
+            Ok(summary) => say_all(stream, summary, how),
+            Err(refusal) => say(stream, &Answer::Refused { refusal }),
+        }
     }
 }
 
@@ -146,7 +150,7 @@ fn compare(
     mirror: &dyn Controlled,
     how: Verify,
     stop: &Arc<AtomicBool>,
-) -> io::Result<()> {
+) -> io::Result<Result<Summary, Refusal>> {
     let seen = Mutex::new(Progress::default());
     let (done, ended) = bounded(1);
     std::thread::scope(|scope| {
@@ -158,9 +162,9 @@ fn compare(
         };
         let thread = std::thread::Builder::new().name("verify".into());
         thread.spawn_scoped(scope, work)?;
-        let found = loop {
+        loop {
             match ended.recv_timeout(TICK) {
-                Ok(found) => break found,
+                Ok(found) => return Ok(found),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
@@ -170,10 +174,6 @@ fn compare(
             if is_gone(stream) || say(stream, &Answer::from(&seen)).is_err() {
                 stop.store(true, Ordering::Release);
             }
-        };
-        match found {
-            Ok(summary) => say_all(stream, summary, how),
-            Err(refusal) => say(stream, &Answer::Refused { refusal }),
         }
     })
 }

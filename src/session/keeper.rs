@@ -4,20 +4,26 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::config::{Cache, Fsync, Mode as When, MountConfig};
-use super::control::Controlled;
+use super::control::{Controlled, Verify};
 use super::refusal::Refusal;
 use super::transport::Transport;
+use super::verify::Comparison;
 use crate::journal::Aspect;
 use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::events::Events;
-use crate::mirror::failure::{Named, errno_name};
+use crate::mirror::failure::{Named, errno_name, show_path};
 use crate::mirror::report::{
     Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Scan, Syncs,
 };
+use crate::mirror::resync::{Difference, Progress, Summary};
 use crate::mirror::state::{MirrorState, ReplicaState};
 use crate::mirror::{Degraded, Mirror, Verified};
 use crate::store::cache::Cache as StatCache;
@@ -27,9 +33,20 @@ use crate::uring::{Engine, Rung};
 /// What the session asks of the mirror, answered from the mirror's own counts.
 pub(super) struct Keeper {
     heard: Heard,
+    attached: Arc<Attached>,
     /// What does not change while mounted.
     frame: Report,
     mountpoint: String,
+    /// The most that a comparison may read, in bytes per second.
+    bytes_per_second: Option<u64>,
+    compared: Mutex<Compared>,
+}
+
+/// What the last comparison came to.
+struct Compared {
+    scan: Option<Scan>,
+    /// The last one that read all content found differences.
+    differed: bool,
 }
 
 /// Everyone who has something to say in a report.
@@ -45,7 +62,7 @@ impl Keeper {
     pub(super) fn new(
         config: &MountConfig,
         heard: Heard,
-        attached: &Attached,
+        attached: Arc<Attached>,
         scan: Option<Scan>,
     ) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -86,7 +103,7 @@ impl Keeper {
                 resync: None,
                 log: None,
             }],
-            scan,
+            scan: None,
             mounted_since: clock::now().tv_sec,
             pid: std::process::id(),
             io: "threads".to_owned(),
@@ -104,8 +121,48 @@ impl Keeper {
         };
         Self {
             heard,
+            attached,
             frame,
             mountpoint: text(&config.mountpoint.typed),
+            bytes_per_second: config.bwlimit,
+            compared: Mutex::new(Compared {
+                scan,
+                differed: false,
+            }),
+        }
+    }
+
+    /// Notes what a comparison has found, for status, and what that says about the mirror.
+    fn note(&self, how: Verify, summary: &Summary, left: &[Difference], began: Instant) {
+        let count = summary.differences_total;
+        let kind = if how.quick {
+            "verify --quick"
+        } else {
+            "verify"
+        };
+        let scan = Scan {
+            kind: kind.to_owned(),
+            differences: count,
+            files: summary.files,
+            bytes: summary.bytes,
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ended: clock::now().tv_sec,
+        };
+        let mut compared = self.compared.lock();
+        compared.scan = Some(scan);
+        let first = left.first().or(summary.differences.first());
+        let first = first.filter(|_| !how.repair || !left.is_empty());
+        if let Some(first) = first {
+            compared.differed |= !how.quick;
+            let first = format!("{}: {}", show_path(&first.path), first.detail);
+            self.heard
+                .mirror
+                .set_verified(Verified::Differs { count, first });
+        } else if !how.quick || !compared.differed {
+            // What was found by reading everything is not believed away.
+            compared.differed = false;
+            self.attached.verified();
+            self.heard.mirror.set_verified(Verified::Yes);
         }
     }
 
@@ -114,12 +171,15 @@ impl Keeper {
         let Verified::Differs { count, first } = self.heard.mirror.health().verified else {
             return;
         };
-        report.action = Some(format!("Look: mirrorfs verify {}", self.mountpoint));
+        let at = &self.mountpoint;
+        report.action = Some(format!(
+            "Look:   mirrorfs verify {at}\nRepair: mirrorfs verify --repair {at}"
+        ));
         report.reason = Some(Reason {
             id: Id::Differences.to_string(),
             errno: None,
             text: format!(
-                "Someone changed a copy while the mirror was not mounted: {count} differences,\n\
+                "The copies differ although nothing is on its way: {count} differences,\n\
                  such as {first}"
             ),
             since: report.mounted_since,
@@ -203,6 +263,7 @@ impl Keeper {
 impl Controlled for Keeper {
     fn report(&self) -> Report {
         let mut report = self.frame.clone();
+        report.scan.clone_from(&self.compared.lock().scan);
         let lag = self.heard.mirror.lag();
         let health = self.heard.mirror.health();
         report.epoch = health.epoch;
@@ -318,6 +379,26 @@ impl Controlled for Keeper {
 
     fn events(&self) -> Result<Arc<Events>, Refusal> {
         Ok(self.heard.mirror.events())
+    }
+
+    fn verify(
+        &self,
+        how: Verify,
+        stop: &Arc<AtomicBool>,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<Summary, Refusal> {
+        let began = Instant::now();
+        let comparison = Comparison {
+            mirror: &self.heard.mirror,
+            ignore: self.attached.lacks(),
+            mountpoint: &self.mountpoint,
+            bytes_per_second: self.bytes_per_second,
+            how,
+            stop,
+        };
+        let (summary, left) = comparison.run(progress)?;
+        self.note(how, &summary, &left, began);
+        comparison.answer(summary, &left)
     }
 
     fn close(&self) {

@@ -24,6 +24,7 @@ pub mod refusal;
 mod serve;
 pub mod signals;
 mod transport;
+mod verify;
 
 use assemble::{House, assemble};
 use background::Ready;

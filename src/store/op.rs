@@ -228,7 +228,9 @@ impl Claim {
         }
     }
 
-    fn name(dir: &Node, name: &Name) -> Self {
+    /// One name in `dir`.
+    #[must_use]
+    pub fn name(dir: &Node, name: &Name) -> Self {
         let hash = crc32fast::hash(name.as_c_str().to_bytes()).into();
         Self {
             node: dir.serial,

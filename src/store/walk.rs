@@ -160,6 +160,11 @@ impl Descent {
         self.levels.len() - 1
     }
 
+    /// The inode numbers of the directories below the root that lead to where we are.
+    pub fn trail(&self) -> impl Iterator<Item = u64> {
+        self.levels.iter().skip(1).map(|level| level.ident.ino)
+    }
+
     /// Goes down into `fd`, a directory in the one we are in.
     pub fn push(&mut self, fd: OwnedFd) -> Result<()> {
         let ident = Stat::of(fd.as_fd())?.ident;

@@ -6,7 +6,7 @@
 //! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
 //! (longer random runs), `MIRRORFS_TEST_OPTIONS` (more `-o` options for every mirror, such as
 //! `cache=writeback`), `MIRRORFS_CHANGES` (of the stat cache), `MIRRORFS_KILLS`, `MIRRORFS_CUTS`,
-//! `MIRRORFS_MILLION` (see `faults`), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
+//! `MIRRORFS_MILLION` (see `faults`), `MIRRORFS_VERIFIES` and `MIRRORFS_FLIPS` (see `verify`), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
 //! `MIRRORFS_TEST_TELL=1` (prints what each parity story learned).
 #![allow(
     clippy::disallowed_methods,
@@ -34,5 +34,6 @@ mod shared;
 mod stat_cache;
 mod support;
 mod transport;
+mod verify;
 mod workloads;
 mod writeback;

@@ -30,18 +30,21 @@ use crate::mirror::replica::Fault;
 use crate::mirror::resync::Lacks;
 use crate::mirror::resync::content::Trouble;
 use crate::store::op::Claims;
-use crate::store::{Ident, Nodes, Op, Source};
+use crate::store::{Ident, Node, Nodes, Op, Source};
 use crate::sys::Errno;
 use doubt::Doubt;
 use place::is_elsewhere;
 use worker::Worker;
 
+pub mod again;
 mod content;
 mod doubt;
 mod links;
 mod moves;
 mod names;
 mod place;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 /// What healing may ask of the mirror.
@@ -60,6 +63,26 @@ pub trait Ground: Sync {
     /// # Errors
     /// A fault of the replica.
     fn hold(&self, claims: Claims) -> std::result::Result<Turn<'_>, Fault>;
+    /// Takes a turn as [`Self::hold`] does, to look at the primary only: what is queued for the
+    /// replica may be on its way still.
+    ///
+    /// # Errors
+    /// A fault of the replica.
+    fn wait_turn(&self, claims: Claims) -> std::result::Result<Turn<'_>, Fault> {
+        self.hold(claims)
+    }
+    /// Carries the times of a node to the replica if they are still to be: its attributes are held.
+    ///
+    /// # Errors
+    /// A fault of the replica, or of the primary when it cannot tell them.
+    fn settle_times(&self, node: &Arc<Node>) -> std::result::Result<(), Fault> {
+        _ = node;
+        Ok(())
+    }
+    /// Whether the replica is followed and lacks nothing that is known.
+    fn is_whole(&self) -> bool {
+        true
+    }
     /// The log.
     fn journal(&self) -> &Journal;
     /// The replica's object of this primary object is another one now, or has another place: its

@@ -186,6 +186,25 @@ impl Way {
         Ok(Pair { primary, replica })
     }
 
+    /// The object itself, a directory, on both copies, as a place only: nothing is changed to get
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Self::open_parents`].
+    pub(super) fn open_places(&self, ground: &dyn Ground) -> Outcome<Pair> {
+        let above = self.open_parents(ground)?;
+        let Some(Link { name, .. }) = self.last() else {
+            return Ok(above);
+        };
+        let primary = step(above.primary.as_fd(), name).on(Copy::Primary, "openat2")?;
+        let stat = Stat::of(primary.as_fd()).on(Copy::Primary, "statx")?;
+        if self.node.place(Side::Primary).ident() != Some(stat.ident) {
+            return Err(Halt::Lost);
+        }
+        let replica = step(above.replica.as_fd(), name).on(Copy::Replica, "openat2")?;
+        Ok(Pair { primary, replica })
+    }
+
     /// The object itself, a directory, on both copies, open for listing.
     ///
     /// # Errors

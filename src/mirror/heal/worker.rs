@@ -231,6 +231,7 @@ impl<'a> Worker<'a> {
     /// Finds the objects of all dirty marks, and puts in doubt what they cover. Says whether there
     /// was any.
     fn collect(&mut self) -> Result<bool, Stop> {
+        self.ground.journal().set_dirty_apart();
         let dirty = self.ground.journal().dirty();
         let any = !dirty.is_empty();
         let (mut unknown, mut pinned) = (Vec::new(), Vec::new());
@@ -599,6 +600,9 @@ impl<'a> Worker<'a> {
             // makes it dirty again. Once only for a file that is looked at part by part.
             take(&self.jobs[item.job].mark);
         }
+        if let Task::Names(depth) = &item.task {
+            self.take_later_ones(item.held.node(), *depth);
+        }
         match &mut item.task {
             Task::Names(depth) => {
                 let depth = *depth;
@@ -608,6 +612,26 @@ impl<'a> Worker<'a> {
             Task::Content(range) => {
                 let range = range.clone();
                 self.bytes(item, way, range)
+            }
+        }
+    }
+
+    /// What was skipped in this directory since healing began made marks of its own, which say no
+    /// more than what is looked at now. Should it come to nothing, all marks are dirty again: healing
+    /// ends only with all of them healed, or with the replica given up.
+    fn take_later_ones(&self, dir: &Node, depth: Depth) {
+        for mark in self.ground.journal().of_node(dir.serial) {
+            let (seconds, nanos) = mark.stamp;
+            let since = Time { seconds, nanos };
+            let covered = match mark.aspect {
+                Aspect::Dir => depth.whole || depth.since.is_some_and(|begun| begun <= since),
+                Aspect::DirData => {
+                    depth.whole || depth.leaves && depth.since.is_some_and(|begun| begun <= since)
+                }
+                _ => false,
+            };
+            if covered && mark.is_dirty() {
+                take(&mark);
             }
         }
     }

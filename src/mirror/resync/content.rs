@@ -5,10 +5,12 @@
 //! not populate the page cache of preallocated space (which `SEEK_DATA` would then call data).
 //! The finest map two file systems can share has blocks of [`UNIT`] bytes.
 
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
 
 use crate::mirror::failure::Copy;
 use crate::sys::{Errno, Result};
@@ -16,6 +18,8 @@ use crate::sys::{Errno, Result};
 /// The granularity of hole maps and of repair.
 pub(in crate::mirror) const UNIT: u64 = 4096;
 const CHUNK: usize = 1 << 20;
+/// `RWF_DONTCACHE` of include/uapi/linux/fs.h (Linux 6.14; not on every file system).
+const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 /// One `copy_file_range` call, so that progress is seen and a stop is heard.
 const RANGE: u64 = 16 << 20;
 
@@ -47,6 +51,8 @@ fn data_ranges(fd: BorrowedFd<'_>, from: u64, size: u64) -> Result<Option<Ranges
     let mut at = from;
     while at < size {
         let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
+            // The next data is behind the part we look at.
+            Ok(start) if start >= size => break,
             Ok(start) => start,
             Err(Errno::NXIO) => break,
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
@@ -88,8 +94,31 @@ fn covers(ranges: &[(u64, u64)], at: u64) -> bool {
     ranges.get(next).is_some_and(|&(start, _)| start <= at)
 }
 
+/// One read that leaves behind no pages that were not there before, where the file system can do
+/// that: what is compared must not push out what applications read.
+fn read_once(
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    at: u64,
+    keeps_nothing: &mut bool,
+) -> Result<usize> {
+    if *keeps_nothing {
+        match rustix::io::preadv2(fd, &mut [IoSliceMut::new(buf)], at, RWF_DONTCACHE) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => *keeps_nothing = false,
+            done => return done,
+        }
+    }
+    rustix::io::pread(fd, buf, at)
+}
+
 /// Reads `[at, at + buf.len())` of a file as it is: zeros outside `data` and past its end.
-fn fill(fd: BorrowedFd<'_>, data: &[(u64, u64)], at: u64, buf: &mut [u8]) -> Result<()> {
+fn fill(
+    fd: BorrowedFd<'_>,
+    data: &[(u64, u64)],
+    at: u64,
+    buf: &mut [u8],
+    keeps_nothing: &mut bool,
+) -> Result<()> {
     buf.fill(0);
     let limit = at + buf.len() as u64;
     let first = data.partition_point(|&(_, end)| end <= at);
@@ -97,7 +126,7 @@ fn fill(fd: BorrowedFd<'_>, data: &[(u64, u64)], at: u64, buf: &mut [u8]) -> Res
         let (mut from, to) = (start.max(at), end.min(limit));
         while from < to {
             let part = &mut buf[index(from - at)..index(to - at)];
-            match rustix::io::pread(fd, part, from) {
+            match read_once(fd, part, from, keeps_nothing) {
                 Ok(0) => break,
                 Ok(count) => from += count as u64,
                 Err(Errno::INTR) => {}
@@ -154,6 +183,8 @@ pub(in crate::mirror) struct Content {
     can_clone: bool,
     can_range: bool,
     can_punch: bool,
+    /// Whether reads can leave the page cache as it is.
+    keeps_nothing: [bool; 2],
 }
 
 /// One of the two files: descriptor and size.
@@ -171,6 +202,7 @@ impl Content {
             can_clone: true,
             can_range: true,
             can_punch: true,
+            keeps_nothing: [true; 2],
         }
     }
 
@@ -222,8 +254,10 @@ impl Content {
             while at < end {
                 let len = index((end - at).min(CHUNK as u64));
                 let (p, r) = (&mut self.primary[..len], &mut self.replica[..len]);
-                fill(primary.fd, &data_p, at, p).on(Copy::Primary, "pread")?;
-                fill(replica.fd, &data_r, at, r).on(Copy::Replica, "pread")?;
+                fill(primary.fd, &data_p, at, p, &mut self.keeps_nothing[0])
+                    .on(Copy::Primary, "pread")?;
+                fill(replica.fd, &data_r, at, r, &mut self.keeps_nothing[1])
+                    .on(Copy::Replica, "pread")?;
                 let same_map =
                     !mapped || (covers_all(&blocks_p, at, len) && covers_all(&blocks_r, at, len));
                 if p != r || !same_map {
@@ -345,7 +379,7 @@ impl Content {
         }
         let len = index((end - at).min(CHUNK as u64));
         let buf = &mut self.primary[..len];
-        fill(primary, data, at, buf).on(Copy::Primary, "pread")?;
+        fill(primary, data, at, buf, &mut self.keeps_nothing[0]).on(Copy::Primary, "pread")?;
         write_all(replica, buf, at).on(Copy::Replica, "pwrite")?;
         Ok(len as u64)
     }

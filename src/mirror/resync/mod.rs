@@ -105,6 +105,11 @@ pub struct Difference {
     pub offset: Option<u64>,
     /// In words.
     pub detail: String,
+    /// Another name of the object, if this is about which names are one inode.
+    pub other: Option<Vec<u8>>,
+    /// Of live trees, to find it again when it has been moved: the primary's inode numbers of the
+    /// directories above it, from the top down, and its own.
+    pub trail: Vec<u64>,
 }
 
 /// Something the replica could not hold.
@@ -544,13 +549,45 @@ impl Engine<'_> {
     fn report(&mut self, kind: Kind, offset: Option<u64>, detail: impl FnOnce() -> String) {
         self.summary.differences_total += 1;
         if self.summary.differences.len() < self.how.kept_max {
+            let trail = if self.how.live {
+                self.trail()
+            } else {
+                Vec::new()
+            };
             self.summary.differences.push(Difference {
                 path: self.path.clone(),
                 kind,
                 offset,
                 detail: detail(),
+                other: None,
+                trail,
             });
         }
+    }
+
+    /// Reports what two names have to do with each other.
+    fn report_link(&mut self, (detail, other): (String, Vec<u8>)) {
+        self.report(Kind::Entry, None, || detail);
+        if let Some(last) = self.summary.differences.last_mut()
+            && last.path == self.path
+        {
+            last.other = Some(other);
+        }
+    }
+
+    /// The inode numbers that lead to the object we look at.
+    fn trail(&self) -> Vec<u64> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut trail: Vec<_> = self.primary.trail().collect();
+        let mut parts = self.path.split(|&byte| byte == b'/');
+        if trail.len() < parts.clone().count()
+            && let Some(last) = parts.next_back()
+            && let Ok(name) = Name::new(std::ffi::OsStr::from_bytes(last))
+            && let Ok(stat) = Stat::of_name(self.primary.top(), name.as_c_str())
+        {
+            trail.push(stat.ident.ino);
+        }
+        trail
     }
 
     fn lose(&mut self, lack: Lack, detail: String) {
@@ -612,7 +649,7 @@ fn merged(primary: Vec<Name>, replica: Vec<Name>) -> Vec<(Name, Listed)> {
     }
 }
 
-fn word(kind: FileType) -> &'static str {
+pub(in crate::mirror) fn word(kind: FileType) -> &'static str {
     match kind {
         FileType::RegularFile => "file",
         FileType::Directory => "directory",

@@ -19,13 +19,16 @@ use crate::sys::{Errno, Result, at};
 /// How often a file that changes while it is copied is copied again.
 const ATTEMPTS: u32 = 4;
 
+/// What is wrong where a copy is none.
+pub(in crate::mirror) const BOTH: &str = "one inode in both copies";
+
 /// Which names are one inode, on either side. Only inodes with several names are remembered.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     /// Primary inode to where the replica has its twin.
     first: HashMap<Ident, First>,
-    /// Replica inode to the primary inode it is the twin of.
-    owner: HashMap<Ident, Ident>,
+    /// Replica inode to the primary inode it is the twin of, and a name of that.
+    owner: HashMap<Ident, (Ident, Box<[u8]>)>,
 }
 
 #[derive(Debug)]
@@ -35,18 +38,32 @@ struct First {
 }
 
 impl Links {
-    /// How the pair is wrong, in words, or `None` once it is noted as right.
-    fn check(&mut self, primary: &Stat, replica: &Stat, path: &[u8]) -> Option<String> {
+    /// How the pair is wrong, in words, and the other name concerned, or `None` once it is noted as
+    /// right.
+    fn check(&mut self, primary: &Stat, replica: &Stat, path: &[u8]) -> Option<(String, Vec<u8>)> {
         let (p, r) = (primary.ident, replica.ident);
-        if replica.nlink > 1 && (p == r || self.first.contains_key(&r)) {
-            return Some("one inode in both copies".to_owned());
+        if replica.nlink > 1 && p == r {
+            return Some((BOTH.to_owned(), path.to_vec()));
+        }
+        if replica.nlink > 1
+            && let Some(own) = self.first.get(&r)
+        {
+            return Some((BOTH.to_owned(), own.path.to_vec()));
         }
         if let Some(first) = self.first.get(&p) {
             let of = super::super::failure::show_path(&first.path);
-            return (first.replica != r).then(|| format!("hard link of {of} on primary only"));
+            let wrong = || {
+                (
+                    format!("hard link of {of} on primary only"),
+                    first.path.to_vec(),
+                )
+            };
+            return (first.replica != r).then(wrong);
         }
-        if self.owner.get(&r).is_some_and(|&owner| owner != p) {
-            return Some("hard link on replica only".to_owned());
+        if let Some((owner, of)) = self.owner.get(&r)
+            && *owner != p
+        {
+            return Some(("hard link on replica only".to_owned(), of.to_vec()));
         }
         self.note(primary, replica, path);
         None
@@ -70,7 +87,8 @@ impl Links {
                 .or_insert(First { replica, path });
         }
         if replica.nlink > 1 {
-            self.owner.insert(replica.ident, primary.ident);
+            let owner = (primary.ident, path.into());
+            self.owner.insert(replica.ident, owner);
         }
     }
 }
@@ -138,10 +156,12 @@ impl Engine<'_> {
     pub(super) fn check_apart(&mut self) -> Outcome<()> {
         let shared = |first: &&First| self.links.first.contains_key(&first.replica);
         if let Some(first) = self.links.first.values().find(shared) {
+            let own = self.links.first.get(&first.replica);
+            let own = own.map_or_else(Vec::new, |own| own.path.to_vec());
             self.path = first.path.to_vec();
             if self.how.live {
                 // A number that was free again, most likely: it is looked at once more.
-                self.report(Kind::Entry, None, || "one inode in both copies".to_owned());
+                self.report_link((BOTH.to_owned(), own));
                 return Ok(());
             }
             return Err(Errno::MLINK).on(Copy::Replica, "link");
@@ -309,7 +329,7 @@ impl Engine<'_> {
         if let Some(wrong) = self.links.check(primary, replica, &self.path)
             && (repair || !self.how.ignore.contains(Lack::Links))
         {
-            self.report(Kind::Entry, None, || wrong);
+            self.report_link(wrong);
             if repair {
                 return self.replace(frame, name, primary);
             }
@@ -399,7 +419,8 @@ impl Engine<'_> {
                 return self.replace(frame, name, &want.stat);
             }
             let now = Stat::of(source.as_fd()).on(Copy::Primary, "statx")?;
-            if !same_version(&now, &want.stat) {
+            // Of live files what differs has been noted; what was equal when it was read is equal.
+            if !same_version(&now, &want.stat) && !self.how.live {
                 continue;
             }
             if repair && differs {

@@ -127,6 +127,8 @@ impl Controlled for Fake {
             kind: Kind::Data,
             offset: Some(4096),
             detail: "64 KiB differ at 4096".into(),
+            other: None,
+            trail: Vec::new(),
         };
         Ok(Summary {
             files: 9,

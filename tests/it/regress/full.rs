@@ -26,7 +26,10 @@ fn small() -> Small {
     let image = Image::new("ext4", 24, &[]);
     rustix::fs::chmod(image.path(), 0o755.into()).expect("chmod");
     let replica = temp_in(&base());
+    // The log has a disk of its own.
+    let state = replica.path().with_extension("state");
     let wish = Wish::default().base(&image.path()).replica(replica.path());
+    let wish = wish.arg("--state-dir").arg(&state);
     Small {
         mount: wish.mount(),
         _replica: replica,

@@ -14,6 +14,7 @@ use crate::journal::{Aspect, Object};
 use crate::store::Side;
 use bench::{Bench, Way};
 
+mod again;
 mod bench;
 mod live;
 
