@@ -9,6 +9,7 @@
 //! first failure of the replica is put on record.
 
 pub mod attach;
+mod degrade;
 pub mod events;
 pub mod failure;
 pub mod heal;
@@ -16,6 +17,7 @@ pub mod intent;
 pub mod lane;
 pub mod order;
 pub mod pace;
+mod parts;
 pub mod replica;
 pub mod report;
 pub mod resync;
@@ -31,112 +33,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::journal::{Object, Pins};
+use crate::journal::Pins;
 use crate::store::op::{Action, Claim, Claims, Op};
 use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
-use crate::sys::creds::{self, Needs};
-use crate::sys::{Errno, Result, clock};
-use attach::refusal::Id;
-use failure::Named;
+use crate::sys::creds::Needs;
+use crate::sys::{Errno, Result};
 use intent::{Intent, Marked};
 use lane::{Carry, Lane, Place, Way};
 use order::{Order, Turn};
-use replica::{Done, Fault, Whose};
+pub use parts::{Degraded, Health, Parts, Reached, Record, Verified, WayBack};
+use replica::{Done, Fault};
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
 use window::Lag;
-
-/// Where the state of the mirror is kept across mounts: the stamps on both roots.
-pub trait Record: Send + Sync {
-    /// Makes durable, before it returns, that the primary goes on alone. Returns the new epoch.
-    ///
-    /// # Errors
-    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
-    fn degraded(&self, fault: &Fault) -> Result<u64>;
-    /// Makes durable, before it returns, that nobody knows what may differ: the write-intent log
-    /// is lost.
-    ///
-    /// # Errors
-    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
-    fn log_lost(&self, fault: &Fault) -> Result<()>;
-    /// Makes durable that both copies are equal, and the copies before that.
-    ///
-    /// # Errors
-    /// In words; then the replica is not in-sync.
-    fn healed(&self) -> std::result::Result<(), String>;
-    /// Whether the primary is the primary still: its stamp can be read.
-    fn vouches(&self) -> bool;
-    /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
-    /// anything there.
-    fn leave(&self);
-    /// Notes an orderly end: both copies equal and durable if `in_sync`.
-    ///
-    /// # Errors
-    /// In words; the next mount compares.
-    fn closed(&self, in_sync: bool) -> std::result::Result<(), String>;
-}
-
-/// Why and since when the mirror is degraded.
-#[derive(Clone, Debug)]
-pub struct Degraded {
-    /// What happened.
-    pub fault: Fault,
-    /// The page of the manual.
-    pub id: Id,
-    /// Wall-clock seconds since 1970.
-    pub since: i64,
-}
-
-/// How a replica is reached again after it failed or was away.
-pub trait WayBack: Send + Sync {
-    /// Opens it anew, and makes sure that it is the one. From then on its stamp says that it is
-    /// inconsistent, until [`Record::healed`].
-    ///
-    /// # Errors
-    /// Why it is not to be had, in words for people.
-    fn reach(&self) -> std::result::Result<Reached, attach::refusal::Refusal>;
-}
-
-/// A replica that is within reach.
-#[derive(Debug)]
-pub struct Reached {
-    /// Takes the ops.
-    pub replica: replica::Replica,
-    /// Its root directory.
-    pub root: std::os::fd::OwnedFd,
-}
-
-/// Whether the copies were compared since anybody could have changed them behind the mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Verified {
-    /// They were, or nobody could.
-    #[default]
-    Yes,
-    /// Not to the end.
-    NotYet,
-    /// They differ.
-    Differs {
-        /// In so many places.
-        count: u64,
-        /// Such as this one, in words.
-        first: String,
-    },
-}
-
-/// What the mirror knows about itself.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    /// Whether the copies were compared since they lay bare.
-    pub verified: Verified,
-    /// The replica is being made equal, and what came of it is not durable yet.
-    pub resyncing: bool,
-    /// The epoch: grows when the primary goes on alone.
-    pub epoch: u64,
-    /// The epoch before the replica failed, if it did.
-    pub epoch_before: Option<u64>,
-    /// Set once the replica failed.
-    pub degraded: Option<Degraded>,
-}
 
 /// How much of a file is copied at a time, in bytes.
 const COPIED: usize = 128 << 10;
@@ -153,46 +62,6 @@ pub struct Outcome {
     pub written: usize,
     /// The node and attributes of what the op made or linked; one more lookup is counted on it.
     pub made: Option<(Arc<Node>, Stat)>,
-}
-
-/// The parts of a mirror, as the session puts them together.
-#[allow(
-    missing_debug_implementations,
-    reason = "a parcel of trait objects, opened at once"
-)]
-pub struct Parts {
-    /// Answers questions: the primary.
-    pub source: Arc<dyn Source>,
-    /// Takes every change first: the primary.
-    pub primary: Arc<dyn Target>,
-    /// Takes every change second.
-    pub lane: Lane,
-    /// The replica, if it is there from the start.
-    pub replica: Option<Reached>,
-    /// The replica lacks what the dirty marks say.
-    pub to_heal: bool,
-    /// The replica as typed, for events.
-    pub replica_path: String,
-    /// The write-intent log.
-    pub intent: Option<Intent>,
-    /// How a replica that was away comes back; never, without.
-    pub way_back: Option<Box<dyn WayBack>>,
-    /// Whether a replica that is back is healed at once, or only when someone asks for it.
-    pub at_once: bool,
-    /// The most that healing may read and write, in bytes per second.
-    pub bytes_per_second: Option<u64>,
-    /// The primary's root directory.
-    pub primary_root: std::os::fd::OwnedFd,
-    /// What the kernel knows.
-    pub nodes: Arc<Nodes>,
-    /// The stamps.
-    pub record: Arc<dyn Record>,
-    /// What the application hears of a failing replica.
-    pub policy: OnReplicaError,
-    /// Whether fsync waits for the replica too.
-    pub sync_both: bool,
-    /// Epoch, and why the replica is missing if it is from the start.
-    pub health: Health,
 }
 
 /// The one door.
@@ -348,66 +217,6 @@ impl Mirror {
         self.intent.as_ref().filter(|_| !lost)
     }
 
-    /// Notes that all of the replica has to be compared.
-    fn mark_whole(&self, intent: &Intent) -> Result<()> {
-        let root = self.nodes.root();
-        let object = Object {
-            ino: self.source.stat(root)?.ident.ino,
-            handle: self.source.handle(root),
-            path: Box::default(),
-        };
-        intent.journal().mark_tree(object).map(drop)
-    }
-
-    /// The log cannot be written any more. What may differ is not known from now on: the replica
-    /// is given up, and both stamps say so before anything goes on (02-safety rule 7).
-    ///
-    /// # Errors
-    /// `EIO` when no stamp could be written.
-    fn lose_log(&self, errno: Errno) -> Result<()> {
-        let fault = Fault::of_log(errno);
-        match self.lane.way() {
-            Some(way) => self.fail(fault, &way),
-            None => {
-                let mut health = self.health.lock();
-                if !self.log_lost.load(Ordering::Acquire) {
-                    self.note_lost_log(&fault, &mut health);
-                }
-                drop(health);
-                self.tell();
-                Carried::Skipped
-            }
-        };
-        match self.on_record() {
-            Carried::Unrecorded => Err(Errno::IO),
-            _ => Ok(()),
-        }
-    }
-
-    /// As [`Self::lose_log`], where nobody waits for an answer.
-    fn log_is_lost(&self, errno: Errno) {
-        // That it could not be noted anywhere is answered to the next change.
-        let _every_change_hears = self.lose_log(errno);
-    }
-
-    /// Notes on the stamps that the log is lost.
-    fn note_lost_log(&self, fault: &Fault, health: &mut Health) {
-        let worn = creds::wear(Needs::DAEMON);
-        let noted = worn.and_then(|()| self.record.log_lost(fault));
-        let recorded = if noted.is_ok() {
-            RECORDED
-        } else {
-            UNRECORDABLE
-        };
-        self.recorded.store(recorded, Ordering::Release);
-        self.log_lost.store(true, Ordering::Release);
-        health.degraded = Some(Degraded {
-            id: fault.id(),
-            fault: fault.clone(),
-            since: clock::now().tv_sec,
-        });
-    }
-
     /// Carries out a large write on both copies at once.
     fn write_beside(
         &self,
@@ -524,13 +333,6 @@ impl Mirror {
         Carried::Done
     }
 
-    /// A file that no name leads to has no twin on a replica that was away: nobody will miss it.
-    fn is_orphan(&self, node: Option<&Arc<Node>>, fault: &Fault) -> bool {
-        let has_left = |node: &&Arc<Node>| fault.errno == Some(Errno::STALE) && node.has_left();
-        let nameless = |node: &Arc<Node>| self.source.stat(node).is_ok_and(|stat| stat.nlink == 0);
-        node.filter(has_left).is_some_and(nameless)
-    }
-
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
     fn touch_whiteout(&self, op: &Op<'_>) {
         let Action::Rename {
@@ -548,95 +350,6 @@ impl Mirror {
             let node = self.nodes.remember(&stat, parent, name);
             self.times.touch(&node);
             self.nodes.forget(node.id, 1);
-        }
-    }
-
-    /// The replica failed: closes its lane and puts on record that the primary goes on alone.
-    fn fail(&self, fault: Fault, way: &Arc<Way>) -> Carried {
-        let mut health = self.health.lock();
-        if !self.lane.close(way) {
-            drop(health);
-            return match self.on_record() {
-                Carried::Skipped => Carried::Failed,
-                other => other,
-            };
-        }
-        if fault.whose == Whose::Log {
-            self.note_lost_log(&fault, &mut health);
-            drop(health);
-            self.leave_replica(way);
-            self.tell();
-            return Carried::Failed;
-        }
-        // What it has got it may not have kept: whatever is marked may differ. And if it is not what
-        // it was left as, somebody was at it, and may have been anywhere.
-        if let Some(intent) = &self.intent {
-            let tampered = fault.is_about_names() && way.healing().is_none();
-            intent.journal().soil_all();
-            if tampered && let Err(errno) = self.mark_whole(intent) {
-                self.note_lost_log(&Fault::of_log(errno), &mut health);
-            }
-        }
-        // The stamp is ours, whoever's op this thread is carrying out.
-        let worn = creds::wear(Needs::DAEMON);
-        let recorded = worn.and_then(|()| self.record.degraded(&fault));
-        let before = health.epoch;
-        let carried = match recorded {
-            Ok(epoch) => {
-                health.epoch = epoch;
-                if epoch != before {
-                    health.epoch_before = Some(before);
-                }
-                self.recorded.store(RECORDED, Ordering::Release);
-                Carried::Failed
-            }
-            Err(errno) => {
-                self.recorded.store(UNRECORDABLE, Ordering::Release);
-                let note = Named(errno);
-                tracing::error!(
-                    "{fault}, and no copy could take a note of it: {note}; \
-                     every change is answered EIO [MF-0004]"
-                );
-                Carried::Unrecorded
-            }
-        };
-        health.degraded = Some(Degraded {
-            id: fault.id(),
-            fault,
-            since: clock::now().tv_sec,
-        });
-        health.resyncing = false;
-        drop(health);
-        self.leave_replica(way);
-        self.tell();
-        carried
-    }
-
-    /// What the kernel knows has no place on the replica any more. Closing its descriptors may
-    /// take as long as anything else there: not on a thread that someone waits for.
-    fn leave_replica(&self, way: &Arc<Way>) {
-        let (nodes, record, way) = (self.nodes.clone(), self.record.clone(), way.clone());
-        nodes.set_left();
-        let leave = move || {
-            nodes.leave_replica();
-            record.leave();
-            // Not before: while something holds it, the replica is not taken in again.
-            drop(way);
-        };
-        let thread = std::thread::Builder::new().name("leave".to_owned());
-        if let Err(error) = thread.spawn(leave) {
-            tracing::debug!("descriptors of the replica stay open: {error}");
-        }
-    }
-
-    /// Whether the lane's end is on disk; waits for the thread that is writing it.
-    fn on_record(&self) -> Carried {
-        if self.recorded.load(Ordering::Acquire) == NOTHING {
-            drop(self.health.lock());
-        }
-        match self.recorded.load(Ordering::Acquire) {
-            UNRECORDABLE => Carried::Unrecorded,
-            _ => Carried::Skipped,
         }
     }
 
