@@ -14,9 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use super::*;
 use crate::journal::{Intent as Survives, Journal};
 use crate::store::direct::LARGE;
-use crate::store::{Applied, Piece, Side, Time, Tree};
+use crate::store::{Side, Tree};
 use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
-use gate::{Gate, GateState};
+use gate::Gate;
 
 mod gate;
 mod lost;
@@ -542,7 +542,7 @@ fn a_full_window_blocks_or_pulls_ahead() {
         client.apply(action, &block);
     }
     let degraded = bench.mirror.health().degraded.expect("left behind");
-    assert_eq!(degraded.id, Id::PulledAhead);
+    assert_eq!(degraded.id, attach::refusal::Id::PulledAhead);
     bench.gate.stop_at(None);
     bench.mirror.drain();
 }
