@@ -329,6 +329,7 @@ impl Mirror {
             return;
         }
         drop(state);
+        self.tending.moved.notify_all();
         let health = self.health();
         let mut change = Change::now(&self.tending.replica_path, before, now);
         if let Some(degraded) = health.degraded.filter(|_| self.lane.way().is_none()) {
@@ -507,6 +508,12 @@ impl Mirror {
     pub fn set_verified(&self, verified: Verified) {
         self.health.lock().verified = verified;
         self.tell();
+    }
+
+    /// Waits until something has changed about the replica, or `limit` is over.
+    pub fn await_change(&self, limit: Duration) {
+        let mut state = self.tending.state.lock();
+        self.tending.moved.wait_for(&mut state, limit);
     }
 
     /// What is known about the replica, in one word.

@@ -67,7 +67,7 @@ pub(super) fn meanwhile(
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            std::thread::sleep(HEALING);
+            mirror.await_change(HEALING);
         }
         let summary = match attached.quick_check(how, &mut |_| {}) {
             Ok(summary) => summary,

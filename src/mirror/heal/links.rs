@@ -66,13 +66,17 @@ impl Links {
         self.first.get(&primary).map(|(held, _)| held)
     }
 
-    /// Those whose names are to be counted.
-    pub(super) fn take_uneven(&mut self) -> Vec<Held> {
-        let uneven = std::mem::take(&mut self.uneven);
-        let held = |p| self.first.remove(&p).map(|(held, _)| held);
-        let found = uneven.into_iter().filter_map(held).collect();
+    /// Those whose names are to be counted, and those among them of which no name was kept.
+    pub(super) fn take_uneven(&mut self) -> (Vec<Held>, Vec<Ident>) {
+        let (mut held, mut lost) = (Vec::new(), Vec::new());
+        for primary in std::mem::take(&mut self.uneven) {
+            match self.first.remove(&primary) {
+                Some((one, _)) => held.push(one),
+                None => lost.push(primary),
+            }
+        }
         self.first.clear();
         self.owner.clear();
-        found
+        (held, lost)
     }
 }

@@ -198,6 +198,12 @@ impl Worker<'_> {
         if self.links.contradicts(primary, replica) || (displaced && replica.nlink > 1) {
             return Ok(false);
         }
+        if primary.nlink > 1
+            && self.links.seen(primary.ident).is_none()
+            && self.is_another_elsewhere(dir, primary, replica)
+        {
+            return Ok(false);
+        }
         Ok(match kind {
             FileType::RegularFile => true,
             FileType::Symlink => {
@@ -208,6 +214,31 @@ impl Worker<'_> {
                     == read(dir.pair.replica.as_fd(), Copy::Replica)?
             }
             _ => primary.rdev == replica.rdev,
+        })
+    }
+
+    /// Whether the replica has the object under another of its names, in a directory that is in no
+    /// doubt, and it is not this one. As many links on both copies prove nothing: one too many may
+    /// stand for one too few.
+    fn is_another_elsewhere(&self, dir: &Dir<'_>, primary: &Stat, replica: &Stat) -> bool {
+        let Some(node) = self.ground.nodes().find(primary.ident) else {
+            return false;
+        };
+        let links = node.place(Side::Primary).links().to_vec();
+        let own = dir.here.node();
+        let elsewhere = links.iter().filter(|link| {
+            !Arc::ptr_eq(&link.parent, own) && self.healing.doubt.lock().is_clear(&link.parent)
+        });
+        elsewhere.into_iter().any(|link| {
+            let pair = Way::to(&link.parent, |_| true).map(|way| way.open_dirs(self.ground));
+            let Some(Ok(pair)) = pair else {
+                return false;
+            };
+            let name = link.name.as_c_str();
+            let there = Stat::of_name(pair.primary.as_fd(), name);
+            let twin = Stat::of_name(pair.replica.as_fd(), name);
+            there.is_ok_and(|there| there.ident == primary.ident)
+                && twin.is_ok_and(|twin| twin.ident != replica.ident)
         })
     }
 

@@ -679,7 +679,15 @@ impl<'a> Worker<'a> {
     /// Hard links that were changed, or differed in number, must be as many on both copies in the
     /// end; else other names of theirs are wrong somewhere.
     fn count_names(&mut self) -> Result<(), Stop> {
-        let uneven = self.links.take_uneven();
+        let (mut uneven, lost) = self.links.take_uneven();
+        let nodes = self.ground.nodes();
+        for ident in lost {
+            match nodes.find(ident) {
+                Some(node) => uneven.push(Held::known(nodes, &node)),
+                // Forgotten, or gone: whoever made its last name go has a mark for that.
+                None => self.must_escalate = true,
+            }
+        }
         if std::mem::take(&mut self.must_escalate) {
             return self.escalate();
         }

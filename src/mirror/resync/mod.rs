@@ -27,9 +27,9 @@ pub use attrs::{Lack, Lacks};
 use content::{Content, On, Trouble};
 pub use progress::Progress;
 
-pub(in crate::mirror) mod attrs;
-pub(in crate::mirror) mod content;
-pub(in crate::mirror) mod object;
+pub(super) mod attrs;
+pub(super) mod content;
+pub(super) mod object;
 pub mod progress;
 #[cfg(test)]
 mod tests;

@@ -366,7 +366,7 @@ fn whatever_the_replica_lost_is_marked() {
         std::thread::spawn(move || tended.tend());
         while mirror.replica_state() != ReplicaState::InSync {
             assert!(mirror.lane.is_open(), "seed {seed}: {:?}", mirror.health());
-            std::thread::sleep(Duration::from_millis(1));
+            mirror.await_change(Duration::from_millis(10));
         }
         assert_eq!(differences(&bench), [""; 0], "seed {seed}");
         mirror.close().expect("closed");
