@@ -110,6 +110,8 @@ pub struct Lane {
     buffers: Option<Buffers>,
     open: AtomicBool,
     errors: AtomicU64,
+    /// Its own thread is inside of a call of the replica.
+    calling: AtomicBool,
 }
 
 impl std::fmt::Debug for Lane {
@@ -131,6 +133,7 @@ impl Lane {
             buffers: None,
             open: AtomicBool::new(open),
             errors: AtomicU64::new(0),
+            calling: AtomicBool::new(false),
         };
         if let Some(window) = lane.window.as_ref().filter(|_| !open) {
             window.close();
@@ -166,6 +169,18 @@ impl Lane {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// Whether ops wait in a queue.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// Whether something that was queued is still being carried out though the lane is closed.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.calling.load(Ordering::Acquire) && !self.is_open()
     }
 
     /// Stops sending. True for the one caller who did it.
@@ -279,8 +294,8 @@ impl Lane {
         stalled.then(|| fault(Obstacle::Stalled))
     }
 
-    /// Makes a node durable on the replica, with everything acknowledged before, while `primary`
-    /// does the same there.
+    /// Makes a node durable on the replica, while `primary` does the same there; who wants everything
+    /// acknowledged before to be there calls [`Self::settle`] first.
     ///
     /// # Errors
     /// As [`Self::carry`].
@@ -290,11 +305,6 @@ impl Lane {
         scope: Scope,
         primary: &mut dyn FnMut(),
     ) -> std::result::Result<(), Fault> {
-        let settled = self.settle();
-        if settled.is_err() || !self.is_open() {
-            primary();
-            return settled;
-        }
         self.replica.barrier_beside(node, scope, primary)
     }
 
@@ -304,7 +314,9 @@ impl Lane {
     pub fn goes_beside(&self, op: &Op<'_>) -> bool {
         // Who clears set-id bits or appends only has more to mind than the bytes.
         let plain = matches!(op.action, Action::Write { appending: false, .. } if op.needs.fsetid);
-        plain && op.data.len() >= BESIDE_MIN && self.window.is_none() && self.is_open()
+        let large = plain && op.data.len() >= BESIDE_MIN;
+        // Opening it may take as long as anything there; then the primary comes first.
+        large && self.window.is_none() && self.is_open() && self.replica.has_open(op)
     }
 
     /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs. Returns how
@@ -358,6 +370,7 @@ impl Lane {
         let mut batch = VecDeque::new();
         while window.take(&mut batch) {
             while !batch.is_empty() {
+                self.calling.store(true, Ordering::Release);
                 let (mut done, mut end) = self.perform_chain(&batch);
                 batch.drain(..done);
                 if done == 0
@@ -366,6 +379,7 @@ impl Lane {
                 {
                     (done, end) = (1, self.perform(task));
                 }
+                self.calling.store(false, Ordering::Release);
                 if let Err(fault) = end {
                     return fail(fault);
                 }

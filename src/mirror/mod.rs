@@ -5,38 +5,51 @@
 //! lane, and is settled into one answer. Whatever the replica could not follow closes the lane;
 //! that the primary goes on alone is on disk before the op is answered.
 //!
-//! Lock order: the gate, a turn, then `health`. Only `health` is held across I/O, once: while the
+//! What a request still has to do is handed down with it, so that whoever comes to know the end of it
+//! can do that: the thread that carried it out, or another one when a replica hangs ([`watch`]).
+//!
+//! Lock order: a turn, then `health`. Only `health` is held across I/O, once: while the
 //! first failure of the replica is put on record.
 
 pub mod attach;
+pub mod crew;
+mod durable;
 pub mod failure;
+pub mod gate;
 pub mod lane;
 pub mod order;
 pub mod replica;
 pub mod report;
 pub mod resync;
+pub mod room;
 pub mod settle;
 pub mod state;
 pub mod times;
+pub mod watch;
 pub mod window;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
-use crate::store::op::{Action, Claim, Claims, Op};
-use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
+use crate::store::op::{Action, Claim, Op};
+use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Source, Space, Stat, Target};
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 use attach::refusal::Id;
+use crew::Crew;
 use failure::Named;
+use gate::{Gate, Pass};
 use lane::{Lane, Place};
 use order::{Order, Turn};
 use replica::{Done, Fault};
+use room::Room;
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
+use watch::{Either, Rest, Watch, What};
 use window::Lag;
 
 /// Where the state of the mirror is kept across mounts: the stamps on both roots.
@@ -114,7 +127,16 @@ pub struct Parts {
     pub sync_both: bool,
     /// Epoch, and why the replica is missing if it is from the start.
     pub health: Health,
+    /// How long the replica may take to answer.
+    pub patience: Duration,
+    /// Threads that serve requests, so that one of them stays free; 0 where nobody minds.
+    pub workers: usize,
 }
+
+/// Who is to hear how an op ended: from the thread that asked, or from another.
+pub type Answer = Box<dyn FnOnce(Result<Outcome>) + Send>;
+/// The same for a barrier.
+pub type Durable = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// The one door.
 pub struct Mirror {
@@ -125,12 +147,15 @@ pub struct Mirror {
     record: Arc<dyn Record>,
     policy: OnReplicaError,
     sync_both: bool,
-    order: Order,
+    order: Arc<Order>,
     times: Times,
     health: Mutex<Health>,
     recorded: AtomicU8,
-    /// False once the mirror drains: nothing new comes in.
-    gate: RwLock<bool>,
+    /// Shut once the mirror drains: nothing new comes in.
+    gate: Arc<Gate>,
+    watch: Watch,
+    crew: Arc<Crew>,
+    room: Room,
     primary_bytes: AtomicU64,
     primary_errors: AtomicU64,
 }
@@ -160,29 +185,53 @@ impl Mirror {
             record: parts.record,
             policy: parts.policy,
             sync_both: parts.sync_both,
-            order: Order::default(),
+            order: Arc::default(),
             times: Times::default(),
             health: Mutex::new(parts.health),
             recorded: AtomicU8::new(known),
-            gate: RwLock::new(true),
+            gate: Arc::default(),
+            watch: Watch::new(parts.patience),
+            crew: Arc::new(Crew::new(parts.workers)),
+            room: Room::default(),
             primary_bytes: AtomicU64::new(0),
             primary_errors: AtomicU64::new(0),
         }
     }
 
-    /// Carries out one change on both copies.
+    /// Carries out one change on both copies, and tells `then` how it went: before this returns, or
+    /// later and from another thread.
     ///
-    /// # Errors
-    /// The primary's, unchanged; then nothing happened on the replica either. `EIO` while the
-    /// mirror drains, or as [`settle()`] says.
-    pub fn apply(&self, op: &Op<'_>) -> Result<Outcome> {
-        let gate = self.gate.read();
-        if !*gate || (self.policy == OnReplicaError::Fail && !self.lane.is_open()) {
-            return Err(Errno::IO);
-        }
+    /// An error is the primary's, unchanged; then nothing happened on the replica either. `EIO` while
+    /// the mirror drains, or as [`settle()`] says.
+    pub fn apply_then(self: &Arc<Self>, op: Op<'_>, then: Answer) {
+        let (bytes, mirror) = (op.data.len(), self.clone());
+        let later = move |(op, then): (Op<'_>, Answer)| -> crew::Job {
+            let (needs, action, data) = (op.needs, op.action, Box::<[u8]>::from(op.data));
+            Box::new(move || {
+                let data = &data;
+                mirror.apply_now(
+                    &Op {
+                        needs,
+                        action,
+                        data,
+                    },
+                    then,
+                );
+            })
+        };
+        let now = |(op, then): (Op<'_>, Answer)| self.apply_now(&op, then);
+        self.crew.run((op, then), bytes, now, later);
+    }
+
+    fn apply_now(self: &Arc<Self>, op: &Op<'_>, then: Answer) {
+        let pass = self.gate.enter();
+        let refused = self.policy == OnReplicaError::Fail && !self.lane.is_open();
+        let Some(pass) = pass.filter(|_| !refused) else {
+            return then(Err(Errno::IO));
+        };
         let turn = self.order.enter(&op.claims());
         if self.lane.goes_beside(op) {
-            return self.write_beside(op, turn);
+            return self.write_beside(op, turn, (pass, then));
         }
         let place = self.lane.reserve(op.data.len());
         let place = place.unwrap_or_else(|fault| {
@@ -196,8 +245,7 @@ impl Mirror {
             Err(errno) => {
                 drop(place);
                 drop(turn);
-                self.failed(op, errno, None);
-                return Err(errno);
+                return self.failed(op, errno, None, told((pass, then), Err(errno)));
             }
         };
         let node = self.remember(op, &mut applied);
@@ -207,25 +255,54 @@ impl Mirror {
             written: applied.written,
             made: node.zip(applied.made.map(|made| made.stat)),
         };
-        let carried = self.carry(op, &done, place);
         let outcome = Outcome {
             written: done.written,
-            made: done.made,
+            made: done.made.clone(),
         };
-        let id = outcome.made.as_ref().map(|(node, _)| node.id);
-        settle(Ok(outcome), carried, self.policy).inspect_err(|_| {
-            // Nobody hears of the node, so nobody will forget it.
-            id.into_iter().for_each(|id| self.nodes.forget(id, 1));
-        })
+        let mirror = self.clone();
+        let rest: Rest = Box::new(move |carried| {
+            let id = outcome.made.as_ref().map(|(node, _)| node.id);
+            let answer = settle(Ok(outcome), carried, mirror.policy).inspect_err(|_| {
+                // Nobody hears of the node, so nobody will forget it.
+                id.into_iter().for_each(|id| mirror.nodes.forget(id, 1));
+            });
+            drop(pass);
+            then(answer);
+        });
+        self.carry(op, &done, place, (turn, rest));
     }
 
     /// Carries out a large write on both copies at once.
-    fn write_beside(&self, op: &Op<'_>, turn: Turn<'_>) -> Result<Outcome> {
+    fn write_beside(self: &Arc<Self>, op: &Op<'_>, turn: Turn, owed: (Pass, Answer)) {
         let mut done = Err(Errno::IO);
+        let owed = Either::new(owed);
+        let first = owed.share();
+        // The replica hangs before the primary was asked. Its file is open (`goes_beside`), so that
+        // hardly ever happens; the data is not ours to keep.
+        let lost: Rest = Box::new(move |_| {
+            if let Some(owed) = first.take() {
+                told(owed, Err(Errno::IO))(Carried::Failed);
+            }
+        });
+        let errand = self.watch.begin(What::of(op), Some(turn), Some(lost));
         let carried = self.lane.write_beside(op, &mut || {
+            if !errand.pause() {
+                return Err(Errno::CANCELED);
+            }
             done = self.primary.apply(op).map(|applied| applied.written);
+            let (mirror, then, done) = (self.clone(), owed.share(), done);
+            errand.resume(Box::new(move |carried| {
+                let outcome = done.map(Outcome::wrote);
+                let answer = settle(outcome, carried, mirror.policy);
+                if let Some(owed) = then.take() {
+                    told(owed, answer)(carried);
+                }
+            }));
             done
         });
+        let Some(ours) = errand.end() else {
+            return;
+        };
         self.mind_background();
         let written = done.unwrap_or(0);
         self.primary_bytes
@@ -238,21 +315,20 @@ impl Mirror {
             }
             Err(fault) => self.fail(fault),
         };
-        if written < op.data.len() {
-            // The replica may have more of it than the primary.
-            let ahead = op.written_range();
-            let ahead = ahead.map(|range| range.start..range.start.saturating_add(taken));
-            drop(turn);
-            match done {
-                Err(errno) => self.failed(op, errno, ahead),
-                Ok(_) => self.put_right(op, ahead),
-            }
+        if written == op.data.len() {
+            return ours.settle(carried);
         }
-        let outcome = Outcome {
-            written,
-            made: None,
+        // The replica may have more of it than the primary.
+        let ahead = op.written_range();
+        let ahead = ahead.map(|range| range.start..range.start.saturating_add(taken));
+        let rest: Rest = {
+            let rest = ours.without_turn();
+            Box::new(move |_| rest(carried))
         };
-        settle(done.map(|_| outcome), carried, self.policy)
+        match done {
+            Err(errno) => self.failed(op, errno, ahead, rest),
+            Ok(_) => self.put_right(op, ahead, rest),
+        }
     }
 
     /// A sync of the primary that ran behind the back of any op has failed: what the replica has
@@ -287,15 +363,27 @@ impl Mirror {
         Some(node)
     }
 
-    /// Brings the replica along, and notes whose times are to follow.
-    fn carry(&self, op: &Op<'_>, done: &Done, place: Place<'_>) -> Carried {
+    /// Brings the replica along, notes whose times are to follow, and does the rest.
+    fn carry(
+        self: &Arc<Self>,
+        op: &Op<'_>,
+        done: &Done,
+        place: Place<'_>,
+        (turn, rest): (Turn, Rest),
+    ) {
         if !self.lane.is_open() {
-            return self.on_record();
+            let carried = self.on_record();
+            drop(turn);
+            return rest(carried);
         }
-        let carried = match self.lane.carry(op, done, place) {
-            Ok(()) => Carried::Done,
-            Err(fault) => return self.fail(fault),
+        let errand = self.watch.begin(What::of(op), Some(turn), Some(rest));
+        let carried = self.lane.carry(op, done, place);
+        let Some(owed) = errand.end() else {
+            return;
         };
+        if let Err(fault) = carried {
+            return owed.settle(self.fail(fault));
+        }
         for dir in op.directories() {
             self.times.touch(dir);
         }
@@ -303,7 +391,7 @@ impl Mirror {
             self.times.touch(node);
         }
         self.touch_whiteout(op);
-        carried
+        owed.settle(Carried::Done);
     }
 
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
@@ -399,7 +487,7 @@ impl Mirror {
     /// An op that failed on the primary may have been done there in part: a full disk leaves a
     /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
     /// content itself is in question, the mirror says so.
-    fn failed(&self, op: &Op<'_>, errno: Errno, ahead: Option<Range<u64>>) {
+    fn failed(&self, op: &Op<'_>, errno: Errno, ahead: Option<Range<u64>>, rest: Rest) {
         // A rename that ext4 takes back leaves new times on the directories.
         for dir in op.directories() {
             self.times.touch(dir);
@@ -409,21 +497,25 @@ impl Mirror {
             let doing = format!("the primary failed in the middle of {}", op.verb());
             self.doubt(errno, doing);
         }
-        self.put_right(op, ahead);
+        self.put_right(op, ahead, rest);
     }
 
     /// Makes the replica's file like the primary's after an op that was done in part: its size and
     /// permissions, and the bytes in `ahead` that the replica may have and the primary not.
-    fn put_right(&self, op: &Op<'_>, ahead: Option<Range<u64>>) {
+    fn put_right(&self, op: &Op<'_>, ahead: Option<Range<u64>>, rest: Rest) {
         let Some(node) = op.content().filter(|_| self.lane.is_open()) else {
-            return;
+            return rest(Carried::Done);
         };
         self.times.touch(node);
         // The whole file: a write at its end that reached one copy only would look like a leftover.
-        let _turn = self.order.enter(&Claim::whole(node));
+        let turn = self.order.enter(&Claim::whole(node));
         if self.nodes.is_shared() && matches!(self.source.stat(node), Err(Errno::STALE)) {
-            return; // removed behind the mount, as it may be; nothing was done to it
+            // Removed behind the mount, as it may be; nothing was done to it.
+            drop(turn);
+            return rest(Carried::Done);
         }
+        let errand = self.watch.begin(What::of(op), Some(turn), Some(rest));
+        self.wait_in_line(&errand);
         let conformed = self
             .put_back(node, ahead.unwrap_or_default())
             .and_then(|()| {
@@ -431,9 +523,10 @@ impl Mirror {
                 stat.map_err(|errno| unreadable(errno, "size", node))
             })
             .and_then(|stat| self.lane.conform(node, &stat));
-        if let Err(fault) = conformed {
-            self.fail(fault);
-        }
+        let Some(owed) = errand.end() else {
+            return;
+        };
+        owed.settle(conformed.map_or_else(|fault| self.fail(fault), |()| Carried::Done));
     }
 
     /// Copies a part of the primary's file to the replica.
@@ -461,77 +554,6 @@ impl Mirror {
         }
     }
 
-    /// Makes everything done to `node` durable on both copies.
-    ///
-    /// # Errors
-    /// The primary's. A failed sync is kept on the node and answered again until it is forgotten
-    /// (02-safety rule 14).
-    pub fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
-        node.sync_error()?;
-        if node.unsettled.load(Ordering::Acquire) {
-            self.carry_times(node);
-        }
-        let mut done = Ok(());
-        let mut primary = || done = self.primary.barrier(node, scope);
-        let beside = if self.sync_both && self.lane.is_open() {
-            self.lane.barrier_beside(node, scope, &mut primary)
-        } else {
-            primary();
-            Ok(())
-        };
-        if let Err(errno) = node.sync_error() {
-            // A failed sync is a failed write: the kernel drops what it could not write, and the
-            // replica may have it.
-            self.doubt(
-                errno,
-                format!("fsync of {} on the primary", node.display_path()),
-            );
-            return Err(errno);
-        }
-        done?;
-        let carried = match beside {
-            Ok(()) if self.lane.is_open() => Carried::Done,
-            Ok(()) => self.on_record(),
-            Err(fault) => self.fail(fault),
-        };
-        settle(Ok(()), carried, self.policy)
-    }
-
-    /// Copies a node's times from the primary to the replica.
-    fn carry_times(&self, node: &Arc<Node>) {
-        let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
-        let _turn = self.order.enter(&claims);
-        node.unsettled.store(false, Ordering::Release);
-        if !self.lane.is_open() {
-            return;
-        }
-        let done = match self.source.stat(node) {
-            // No name leads to it any more on either copy.
-            Ok(stat) if stat.nlink == 0 => return,
-            Err(Errno::STALE) if self.nodes.is_shared() => return,
-            Ok(stat) => self.lane.set_times(node, stat.atime, stat.mtime),
-            Err(errno) => Err(unreadable(errno, "times", node)),
-        };
-        if let Err(fault) = done {
-            self.fail(fault);
-        }
-    }
-
-    /// Carries over the times of nodes that have come to rest, until [`Self::drain`].
-    pub fn settle_times(&self) {
-        while let Some(nodes) = self.times.next() {
-            self.carry_all(nodes);
-        }
-    }
-
-    fn carry_all(&self, nodes: Vec<Arc<Node>>) {
-        for node in &nodes {
-            self.carry_times(node);
-        }
-        drop(nodes);
-        self.nodes.sweep();
-    }
-
     /// Carries what is queued for the replica, until that fails.
     pub fn carry_queued(&self) {
         self.lane.run(|fault| {
@@ -540,15 +562,17 @@ impl Mirror {
     }
 
     /// Brings the replica up to date, times and all, while the mount goes on.
-    pub fn settle_now(&self) {
-        self.carry_all(self.times.take());
+    pub fn settle_now(self: &Arc<Self>) {
+        let nodes = self.times.take();
+        self.within_reason(move |mirror, too_long| mirror.carry_all(nodes, too_long));
         self.settle_lane();
     }
 
     /// Lets nothing new in, finishes what is under way and settles every time.
-    pub fn drain(&self) {
-        *self.gate.write() = false;
-        self.carry_all(self.times.stop());
+    pub fn drain(self: &Arc<Self>) {
+        self.gate.shut();
+        let nodes = self.times.stop();
+        self.within_reason(move |mirror, too_long| mirror.carry_all(nodes, too_long));
         self.settle_lane();
     }
 
@@ -572,8 +596,10 @@ impl Mirror {
     ///
     /// # Errors
     /// When the stamps could not be written: then the next mount compares.
-    pub fn close(&self) -> std::result::Result<(), String> {
+    pub fn close(self: &Arc<Self>) -> std::result::Result<(), String> {
         self.drain();
+        self.watch.close();
+        self.room.close();
         self.record.closed(self.lane.is_open())
     }
 
@@ -590,7 +616,7 @@ impl Mirror {
     pub fn space(&self) -> Result<Space> {
         let mut space = self.primary.space()?;
         if self.lane.is_open()
-            && let Ok(replica) = self.lane.space()
+            && let Some(replica) = self.room.space()
         {
             let unit = u64::from(space.block_bytes.max(1));
             for at in 1..3 {
@@ -631,6 +657,23 @@ impl Mirror {
     pub fn replica_counts(&self) -> (u64, u64) {
         self.lane.counts()
     }
+}
+
+impl Outcome {
+    fn wrote(written: usize) -> Self {
+        Self {
+            written,
+            made: None,
+        }
+    }
+}
+
+/// What is left of an op whose answer is known already.
+fn told((pass, then): (Pass, Answer), answer: Result<Outcome>) -> Rest {
+    Box::new(move |_| {
+        drop(pass);
+        then(answer);
+    })
 }
 
 /// The replica cannot follow what the primary does not tell.

@@ -156,6 +156,12 @@ impl Replica {
         }
     }
 
+    /// Whether the file that is to be written is open there for it.
+    #[must_use]
+    pub fn has_open(&self, op: &Op<'_>) -> bool {
+        op.content().is_some_and(|node| self.target.has_open(node))
+    }
+
     /// Writes as many of `pieces` as can be written in one go, in order, and says how many.
     ///
     /// # Errors

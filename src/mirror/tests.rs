@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::*;
 use crate::store::direct::LARGE;
-use crate::store::{Applied, Piece, Side, Time, Tree};
+use crate::store::{Applied, Piece, Scope, Side, Time, Tree};
 use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
@@ -111,6 +111,9 @@ impl Target for Gate {
             data: &op.data[..most],
         };
         self.tree.write_beside(&part, meanwhile)
+    }
+    fn has_open(&self, node: &Arc<Node>) -> bool {
+        self.tree.has_open(node)
     }
     fn write_chain(&self, needs: Needs, pieces: &[Piece<'_>]) -> (usize, Result<()>) {
         let passed = match self.pass_some(pieces.len()) {
@@ -225,6 +228,8 @@ impl Bench {
             policy: OnReplicaError::Degrade,
             sync_both: true,
             health: Health::default(),
+            patience: LIMITS.patience,
+            workers: 0,
         }));
         if limits.is_some() {
             let carrying = mirror.clone();

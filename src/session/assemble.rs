@@ -82,7 +82,8 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         Some(errno) => Err(errno),
         None => open_root(&replica.place.path, config),
     };
-    let attached = attach_roots(config, signals, &primary_root, &replica_root)?;
+    let mut attached = attach_roots(config, signals, &primary_root, &replica_root)?;
+    attached.answers_within = config.replica_timeout;
     if let Some(why) = &attached.degraded {
         say(&format!(
             "mounting without the replica: {}  [{}]",
@@ -148,10 +149,14 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         policy: config.on_replica_error,
         sync_both: config.fsync == Fsync::Both,
         health: health_of(&attached),
+        patience: config.replica_timeout,
+        workers: super::workers(),
     }));
+    start("watchdog", &mirror, Mirror::watch)?;
+    start("room", &mirror, Mirror::measure)?;
     start("times", &mirror, Mirror::settle_times)?;
     if config.mode == When::Async {
-        start("lane-1", &mirror, Mirror::carry_queued)?;
+        start("lane-1", &mirror, |mirror| mirror.carry_queued())?;
     }
     let caching = Caching {
         shared_primary: config.shared_primary,
@@ -174,7 +179,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
 }
 
 /// Starts one of the mirror's own threads.
-fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Mirror)) -> Result<(), Refusal> {
+fn start(name: &str, mirror: &Arc<Mirror>, work: fn(&Arc<Mirror>)) -> Result<(), Refusal> {
     let mirror = mirror.clone();
     std::thread::Builder::new()
         .name(name.to_owned())

@@ -101,6 +101,7 @@ impl Keeper {
 
     /// Why it is degraded, and what to do about it.
     fn explain(&self, report: &mut Report, degraded: &Degraded) {
+        let late = self.heard.mirror.late_calls();
         let replica = &mut report.replicas[0];
         let state = match degraded.id {
             Id::ReplicaFailed => ReplicaState::Failed,
@@ -111,7 +112,7 @@ impl Keeper {
         report.state = MirrorState::of([state]);
         let errno = degraded.fault.errno;
         let doing = &degraded.fault.doing;
-        let text = match (state, errno) {
+        let mut text = match (state, errno) {
             (ReplicaState::Failed, Some(errno)) => format!(
                 "The replica stopped taking writes at {{since}}: {}.\n\
                  Files stay readable and writable. Changes since then are on the primary only;\n\
@@ -130,6 +131,9 @@ impl Keeper {
                  Changes are on the primary only."
             ),
         };
+        if late > 0 {
+            text += &format!("\nIt still has {late} calls to answer, and may carry them out.");
+        }
         let cure = match errno {
             Some(Errno::NOSPC | Errno::DQUOT) => format!("Free space under {}", replica.path),
             Some(Errno::ROFS) => format!("Make {} writable", replica.path),
@@ -194,6 +198,10 @@ impl Controlled for Keeper {
 
     fn close(&self) {
         self.heard.mirror.drain();
+    }
+
+    fn hangs(&self) -> bool {
+        self.heard.mirror.late_calls() > 0
     }
 
     fn finish(&self) -> Result<(), String> {

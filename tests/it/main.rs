@@ -20,6 +20,7 @@ mod compare_itself;
 mod degrade;
 mod direct;
 mod escape;
+mod hang;
 mod known_issues;
 mod limits;
 mod posix;

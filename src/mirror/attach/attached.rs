@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 //! `Attached`: the right to serve two roots, and the stamps that say how it ended.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,6 +14,11 @@ use crate::mirror::attach::stamp::{self, Lock, Place};
 use crate::mirror::failure::{Copy, Failure, Named};
 use crate::mirror::resync::{Lacks, Summary};
 use crate::sys::{Errno, clock};
+
+/// How long the replica may take to take its stamp, where nothing else was said.
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to write down what is in memory: a slow disk and a large memory take long.
+const SYNCS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Two roots, locked, with open stamps: the right to serve. Dropping it leaves the stamps open.
 #[derive(Debug)]
@@ -24,6 +31,8 @@ pub struct Attached {
     pub degraded: Option<Refusal>,
     /// What seeding, comparing or repairing found and did.
     pub summary: Option<Box<Summary>>,
+    /// How long the replica may take to answer (`replica-timeout`).
+    pub answers_within: Duration,
     pub(super) primary: Lock,
     pub(super) replica: Option<Arc<Lock>>,
     /// Held while a stamp is written: who acknowledges a write of the new epoch must wait for it.
@@ -105,7 +114,8 @@ impl Attached {
         let failed = |copy, call| move |errno| at_root(copy, call, errno);
         let replica = self.replica.as_ref().filter(|_| self.is_in_sync());
         let synced = replica.map_or(Ok(()), |replica| {
-            rustix::fs::syncfs(replica.root()).map_err(failed(Copy::Replica, "syncfs"))
+            within(SYNCS_WITHIN, replica, |root| rustix::fs::syncfs(root))
+                .map_err(failed(Copy::Replica, "syncfs"))
         });
         if let Err(failure) = &synced {
             self.mark_degraded(Some(failure.errno), &Named(failure.errno).to_string())?;
@@ -122,14 +132,37 @@ impl Attached {
         )
         .map_err(failed(Copy::Primary, "setxattr"))?;
         synced?;
-        if state.in_sync
-            && let Some(replica) = &self.replica
-        {
-            stamp::write(replica.root(), &state.stamp, Role::Replica, state.place)
-                .map_err(failed(Copy::Replica, "setxattr"))?;
-        }
-        Ok(())
+        let Some(replica) = self.replica.as_ref().filter(|_| state.in_sync) else {
+            return Ok(());
+        };
+        let (last, place) = (state.stamp.clone(), state.place);
+        drop(state);
+        let told = within(self.answers_within, replica, move |root| {
+            stamp::write(root, &last, Role::Replica, place).map(drop)
+        });
+        told.map_err(failed(Copy::Replica, "setxattr"))
+            .inspect_err(|failure| {
+                // It may take the stamp yet, or never: what it says is the past then.
+                let doubt = self.mark_degraded(Some(failure.errno), "its stamp was not written");
+                _ = doubt.is_ok();
+            })
     }
+}
+
+/// A call of the replica, in a thread of its own: it may never return.
+fn within(
+    limit: Duration,
+    replica: &Arc<Lock>,
+    call: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno> + Send + 'static,
+) -> Result<(), Errno> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let replica = replica.clone();
+    // Nobody listens any more when it took too long.
+    let run = move || _ = tell.send(call(replica.root())).is_ok();
+    let thread = std::thread::Builder::new().name("last".to_owned());
+    // A thread that cannot be started has told nothing.
+    _ = thread.spawn(run).is_ok();
+    told.recv_timeout(limit).unwrap_or(Err(Errno::TIMEDOUT))
 }
 
 /// A failure of a call on a root itself.

@@ -439,6 +439,7 @@ impl Attempt<'_> {
             session: stamp.session,
             degraded,
             summary: summary.map(Box::new),
+            answers_within: attached::ANSWERS_WITHIN,
             primary: self.primary,
             replica: self.replica,
             state: Mutex::new(State {
