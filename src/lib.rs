@@ -11,6 +11,7 @@
 //! | 5 | [`session`] | build the house, keep it, close it |
 //! | 4 | [`fs`] | answer the kernel |
 //! | 3 | [`mirror`] | make every change twice, and know when it could not |
+//! | 2 | [`journal`] | say what may differ, before it does |
 //! | 2 | [`store`] | one tree, safely walked |
 //! | 1 | [`uring`] | many disk operations at once, none lost |
 //! | 0 | [`sys`] | what the kernel offers and rustix does not |
@@ -19,6 +20,7 @@
 
 pub mod cli;
 pub mod fs;
+pub mod journal;
 pub mod metrics;
 pub mod mirror;
 pub mod session;

@@ -30,6 +30,18 @@ pub(super) enum Command {
     Umount(UmountArgs),
     /// Say how a mirror is
     Status(StatusArgs),
+    /// Bring the replica in-sync; return when it is
+    Sync(SyncArgs),
+    /// Compare the copies; repair only when asked
+    Verify(VerifyArgs),
+    /// Set the replica aside, for maintenance on its disk
+    Pause(PauseArgs),
+    /// Take the replica back after a pause
+    Resume(PauseArgs),
+    /// Print changes of state as they happen
+    Events(EventsArgs),
+    /// Make a replica the primary, unmounted
+    Promote(PromoteArgs),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -226,8 +238,120 @@ pub(super) struct StatusArgs {
     #[arg(long, conflicts_with = "quiet")]
     pub(super) json: bool,
     /// Say nothing: the exit code tells
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["watch", "dirty"])]
     pub(super) quiet: bool,
+    /// Look again every second, until Control-C
+    #[arg(short, long)]
+    pub(super) watch: bool,
+    /// List what may differ
+    #[arg(long)]
+    pub(super) dirty: bool,
+}
+
+/// Bring the replica in-sync; return when it is.
+///
+/// With MOUNTPOINT: copies what the replica missed, then makes both copies durable and clears every
+/// mark. A replica that failed is tried at once. If this command ends early the daemon goes on.
+/// With PRIMARY and REPLICA, unmounted: everything is compared, content too, and what differs is
+/// copied to REPLICA; names that only REPLICA has are deleted there. Both are stamped as equal.
+///
+/// Exit: 0 in-sync, 1 not in-sync, refused or (--dry-run) different, 2 could not tell, 32 in use,
+/// 130 Control-C.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SyncArgs {
+    /// The mountpoint of a mirror; or PRIMARY, unmounted: the copy that is right
+    #[arg(value_name = "MOUNTPOINT|PRIMARY", value_hint = ValueHint::DirPath)]
+    pub(super) place: PathBuf,
+    /// The replica, unmounted: the copy that is to become equal
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: Option<PathBuf>,
+    /// Compare everything, not only what is known to be dirty
+    #[arg(long, conflicts_with = "replica")]
+    pub(super) full: bool,
+    /// Begin, and do not wait for the end
+    #[arg(long, conflicts_with = "replica")]
+    pub(super) no_wait: bool,
+    /// Only say what differs
+    #[arg(long, requires = "replica")]
+    pub(super) dry_run: bool,
+    /// Start over with REPLICA, whatever it holds: what PRIMARY does not have is deleted there
+    #[arg(long, requires = "replica")]
+    pub(super) init: bool,
+    /// Both changed without each other: throw away what only this copy (REPLICA) has
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "replica")]
+    pub(super) discard: Option<PathBuf>,
+    /// The most names that may be deleted from REPLICA [default: no limit]
+    #[arg(long, value_name = "N", requires = "replica")]
+    pub(super) max_delete: Option<u64>,
+}
+
+/// Compare the copies; repair only when asked.
+///
+/// Reads everything on both copies and lists each difference, like diff(1). With MOUNTPOINT the
+/// daemon compares while the mirror is in use; with PRIMARY and REPLICA nothing may be mounted.
+///
+/// Exit: 0 no differences (or all repaired), 1 differences, 2 could not tell, 32 the directories
+/// are in use, 130 Control-C.
+#[derive(Args, Clone, Debug)]
+pub(super) struct VerifyArgs {
+    /// The mountpoint of a mirror; or PRIMARY, unmounted
+    #[arg(value_name = "MOUNTPOINT|PRIMARY", value_hint = ValueHint::DirPath)]
+    pub(super) place: PathBuf,
+    /// The replica, unmounted
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: Option<PathBuf>,
+    /// Believe size and time: read content only where they differ
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Make the replica equal to the primary
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// For machines: one object
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Leave out what is mounted below the two trees
+    #[arg(long, requires = "replica", hide_short_help = true)]
+    pub(super) one_file_system: bool,
+}
+
+/// Set the replica aside, or take it back.
+///
+/// While it is paused nothing of mirrorfs touches the replica: unmount its disk, check it, replace
+/// a cable. What it misses is remembered; resume copies that.
+#[derive(Args, Clone, Debug)]
+pub(super) struct PauseArgs {
+    /// The mountpoint of a mirror
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub(super) mountpoint: PathBuf,
+}
+
+/// Print changes of state as they happen, a line each, until the mirror is unmounted.
+#[derive(Args, Clone, Debug)]
+pub(super) struct EventsArgs {
+    /// The mountpoint of a mirror; all mirrors of yours without it
+    #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
+    pub(super) mountpoint: Option<PathBuf>,
+    /// For machines: one object per line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Make a replica the primary, unmounted.
+///
+/// The replica must have everything: its primary is looked at where it was last. Afterwards mount
+/// it as PRIMARY with a new replica; the old primary is a stale copy.
+/// Exit: 0 done, 1 refused, 2 could not tell, 32 in use.
+#[derive(Args, Clone, Debug)]
+pub(super) struct PromoteArgs {
+    /// The copy that is to become the primary
+    #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
+    pub(super) replica: PathBuf,
+    /// The primary is lost for good and cannot be asked
+    #[arg(long)]
+    pub(super) primary_lost: bool,
+    /// Lose what the replica is known to lack
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// Shells for which a completion script can be printed.

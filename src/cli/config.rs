@@ -8,7 +8,8 @@ use super::args::{
 };
 use super::options::Flags;
 use crate::session::config::{
-    Cache, Fsync, Io, Log, MetadataLoss, Mode, MountRequest, OnCongestion, OnReplicaError,
+    Cache, Fsync, Intent, Io, Log, MetadataLoss, Mode, MountRequest, OnCongestion, OnReplicaError,
+    Resync,
 };
 use crate::session::refusal::Refusal;
 
@@ -17,7 +18,6 @@ use crate::session::refusal::Refusal;
 /// # Errors
 /// An option that this version cannot honour.
 pub(super) fn request(args: &MountArgs, flags: &Flags) -> Result<MountRequest, Refusal> {
-    promises_of_later_versions(args)?;
     Ok(MountRequest {
         primary: args.primary.clone(),
         mountpoint: args.mountpoint.clone(),
@@ -65,6 +65,15 @@ pub(super) fn request(args: &MountArgs, flags: &Flags) -> Result<MountRequest, R
         ready_fd: args.ready_fd,
         ready_timeout: args.ready_timeout,
         state_dir: args.state_dir.clone(),
+        intent: match args.intent {
+            Some(IntentWord::Crash) => Intent::Crash,
+            _ => Intent::Power,
+        },
+        resync: match args.resync {
+            Some(ResyncWord::Manual) => Resync::Manual,
+            _ => Resync::Auto,
+        },
+        bwlimit: args.bwlimit,
         flags: flags.0.clone(),
         verbose: args.verbose,
         fake: args.fake,
@@ -91,36 +100,6 @@ fn level(args: &MountArgs) -> Option<tracing::Level> {
     said.or(args.verbose.then_some(tracing::Level::DEBUG))
 }
 
-/// The defaults are accepted word for word; other values wait for the version that keeps them.
-/// (What the session may refuse is in `session/config.rs`.)
-fn promises_of_later_versions(args: &MountArgs) -> Result<(), Refusal> {
-    for (asked, option, instead) in [
-        (
-            args.resync == Some(ResyncWord::Manual),
-            "resync=manual",
-            "after an outage, compare and repair with --adopt",
-        ),
-        (
-            args.bwlimit.is_some(),
-            "bwlimit",
-            "copies run at full speed",
-        ),
-        (
-            args.intent == Some(IntentWord::Crash),
-            "intent=crash",
-            "an unclean stop is always noticed",
-        ),
-    ] {
-        if asked {
-            return Err(
-                Refusal::usage(format!("{option} is not available in this version yet."))
-                    .next(format!("Leave it out: {instead}.")),
-            );
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -143,17 +122,6 @@ mod tests {
                    --on-replica-error degrade --replica-timeout 5s --intent power \
                    --cache writethrough --resync auto --io auto --ready-timeout 30s --log auto";
         assert_eq!(ask(all).map(|r| r.replicas.len()), Ok(1));
-    }
-
-    #[test]
-    fn promises_of_later_versions_are_refused_by_name() {
-        for words in ["--resync manual", "--bwlimit 1M", "--intent crash"] {
-            let no = ask(words).err().unwrap_or_default();
-            assert!(
-                no.contains("not available in this version"),
-                "{words}: {no}"
-            );
-        }
     }
 
     #[test]

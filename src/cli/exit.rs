@@ -25,6 +25,8 @@ pub(super) enum Exit {
     No,
     /// diff(1): could not tell, usage.
     Unknown,
+    /// The shell's number for a process that Control-C ended.
+    Interrupted,
     /// What a child ended with, which chose among these.
     Child(u8),
 }
@@ -39,6 +41,7 @@ impl Exit {
             Self::MountBug => 4,
             Self::MountInterrupted => 8,
             Self::MountRefused => 32,
+            Self::Interrupted => 130,
             Self::Child(code) => code,
         }
     }
@@ -51,6 +54,17 @@ impl Exit {
             Kind::Bug => Self::MountBug,
             Kind::Interrupted => Self::MountInterrupted,
             Kind::Refused => Self::MountRefused,
+        }
+    }
+}
+
+impl Exit {
+    /// What a refusal means in the other family: no, or could not tell.
+    pub(super) fn answer(kind: Kind) -> Self {
+        match kind {
+            Kind::Refused => Self::No,
+            // A daemon that was interrupted; who pressed Control-C here is not told by a refusal.
+            Kind::Interrupted | Kind::Usage | Kind::System | Kind::Bug => Self::Unknown,
         }
     }
 }
@@ -103,6 +117,11 @@ mod tests {
             (Exit::mount(Kind::Refused), 32),
             (Exit::No, 1),
             (Exit::Unknown, 2),
+            (Exit::answer(Kind::Refused), 1),
+            (Exit::answer(Kind::Usage), 2),
+            (Exit::answer(Kind::System), 2),
+            (Exit::answer(Kind::Interrupted), 2),
+            (Exit::Interrupted, 130),
         ] {
             assert_eq!(exit.code(), code, "{exit:?}");
         }

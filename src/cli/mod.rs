@@ -2,20 +2,30 @@
 //! FLOOR 6: words in, words out, exit code.
 //!
 //! `args` is what was typed, `options` the fstab grammar, `config` what was meant; one file per
-//! verb does it; `render` and `json` are two views of one report; `exit` names every exit code.
+//! verb does it; `reach` finds the daemon to ask; `render` and `json` are two views of one report;
+//! `exit` names every exit code.
 
 mod args;
 mod config;
+mod events;
 mod exit;
 mod explain;
 mod helper;
+mod interrupt;
 mod json;
+mod line;
 mod mount;
 mod options;
+mod pause;
+mod promote;
+mod reach;
 mod render;
 mod status;
+mod sync;
+mod sync_offline;
 mod umount;
 mod units;
+mod verify;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -48,6 +58,12 @@ fn run(argv: &[OsString]) -> Exit {
             Command::Mount(_) => mount::typed(argv),
             Command::Umount(args) => umount::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Sync(args) => sync::run(&args),
+            Command::Verify(args) => verify::run(&args),
+            Command::Pause(args) => pause::pause(&args.mountpoint),
+            Command::Resume(args) => pause::resume(&args.mountpoint),
+            Command::Events(args) => events::run(&args),
+            Command::Promote(args) => promote::run(&args),
             Command::Completions { shell } => completions(shell),
             Command::Help { topic } => explain::run(topic.as_deref()),
         },

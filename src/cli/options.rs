@@ -187,7 +187,7 @@ fn split(list: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// The word that is most like `name`, if any is like it.
-fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let best = words.map(|w| (distance(name, w), w)).min()?;
     // A third of the letters may be wrong.
     (best.0 <= name.len().max(3) / 3).then_some(best.1)

@@ -4,8 +4,8 @@
 
 use std::fmt::Write as _;
 
-use super::units::{show_age, show_count, show_duration, show_size};
-use crate::mirror::report::{Replica, Report, Scan};
+use super::units::{show_age, show_clock, show_count, show_duration, show_part, show_size};
+use crate::mirror::report::{DirtyList, Reason, Replica, Report, Resync, Scan};
 use crate::mirror::state::MirrorState;
 use crate::sys::localtime::local;
 
@@ -31,15 +31,14 @@ pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
     };
     line("mirror", &shown(&report.mirror));
     line("state", &state(report.state));
-    if let Some(reason) = &report.reason {
-        line(
-            "status",
-            &reason.text.replace("{since}", &moment(reason.since, now)),
-        );
-    }
-    line("action", report.action.as_deref().unwrap_or_default());
-    if let Some(reason) = &report.reason {
-        line("see", &format!("mirrorfs help {}", reason.id));
+    let told = told(report, now);
+    line("status", &told.status);
+    line("action", &told.action);
+    line("see", &told.see);
+    for resync in report.replicas.iter().filter_map(|r| r.resync.as_ref()) {
+        if resync.running {
+            line("resync", &self::resync(resync));
+        }
     }
     line("mode", &mode(report));
     line("scan", &scan(report.scan.as_ref()));
@@ -47,6 +46,118 @@ pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
     text.push('\n');
     table(&mut text, report, &shown);
     text
+}
+
+/// What is to be said about a state that is not in-sync.
+#[derive(Default)]
+struct Words {
+    status: String,
+    action: String,
+    see: String,
+}
+
+/// The daemon's own words; where it gave none, what can be said of the state.
+fn told(report: &Report, now: i64) -> Words {
+    let page = |id: &str| format!("mirrorfs help {id}");
+    if let Some(reason) = &report.reason {
+        return Words {
+            status: reason.text.replace("{since}", &moment(reason.since, now)),
+            action: report.action.clone().unwrap_or_default(),
+            see: page(&reason.id),
+        };
+    }
+    let at = &report.mirror;
+    match report.state {
+        MirrorState::Paused => Words {
+            status:
+                "The replica is set aside (mirrorfs pause). Files stay readable and writable.\n\
+                     Changes are on the primary only, and are remembered."
+                    .to_owned(),
+            action: format!("When the replica's disk is ready: mirrorfs resume {at}"),
+            see: page("MF-0030"),
+        },
+        MirrorState::Unverified => Words {
+            status: report
+                .unverified
+                .clone()
+                .unwrap_or_else(|| "The copies are believed to be equal.".to_owned()),
+            action: String::new(),
+            see: page("MF-0033"),
+        },
+        _ => Words {
+            action: report.action.clone().unwrap_or_default(),
+            ..Words::default()
+        },
+    }
+}
+
+/// Why, in one sentence: the first line of what status says.
+pub(super) fn reason(reason: &Reason, now: i64) -> String {
+    let text = reason.text.lines().next().unwrap_or_default();
+    text.replace("{since}", &moment(reason.since, now))
+}
+
+/// `41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left`, the percentage three wide.
+pub(super) fn resync(resync: &Resync) -> String {
+    let bytes = resync.bytes_done.saturating_add(resync.bytes_left);
+    let files = resync.files_done.saturating_add(resync.files_left);
+    let (done, all) = if bytes > 0 {
+        (resync.bytes_done, bytes)
+    } else {
+        (resync.files_done, files)
+    };
+    // Nothing is complete before it is.
+    let most = if resync.running { 99 } else { 100 };
+    let percent = (u128::from(done) * 100 + u128::from(all / 2)) / u128::from(all.max(1));
+    let percent = if all == 0 && !resync.running {
+        100
+    } else {
+        percent.min(most)
+    };
+    let mut text = format!(
+        "{percent:>3}%  {}  {} of {} files  {}/s",
+        show_part(resync.bytes_done, bytes),
+        show_count(resync.files_done),
+        show_count(files),
+        show_size(resync.bytes_per_second)
+    );
+    if let Some(eta) = resync.eta_seconds.filter(|_| resync.running) {
+        text += &format!("  {} left", show_clock(eta));
+    }
+    text
+}
+
+/// The table of `status --dirty`: names as they are, unless a terminal might obey them.
+pub(super) fn dirty(list: &DirtyList, escape: bool) -> Vec<u8> {
+    let mut out = b"\n   DIRTY    PATH\n".to_vec();
+    for object in &list.objects {
+        out.extend_from_slice(format!("   {:7}  ", object.aspect).as_bytes());
+        match object.path.as_slice() {
+            b"" => out.push(b'.'),
+            path if escape => {
+                out.extend_from_slice(harmless(&String::from_utf8_lossy(path)).as_bytes());
+            }
+            path => out.extend_from_slice(path),
+        }
+        match object.range {
+            Some((from, Some(length))) => {
+                let range = format!("  {} at {from}", show_size(length));
+                out.extend_from_slice(range.as_bytes());
+            }
+            Some((from, None)) if from > 0 => {
+                out.extend_from_slice(format!("  from {from} on").as_bytes());
+            }
+            _ => {}
+        }
+        out.push(b'\n');
+    }
+    let unlisted = list.total.saturating_sub(list.objects.len() as u64);
+    if unlisted > 0 {
+        out.extend_from_slice(format!("   ... and {} more\n", show_count(unlisted)).as_bytes());
+    } else if list.total == 0 {
+        out.extend_from_slice(b"   nothing\n");
+    }
+    out
 }
 
 fn state(state: MirrorState) -> String {
@@ -217,7 +328,7 @@ pub(super) fn harmless(name: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::mirror::report::{Primary, Reason};
+    use crate::mirror::report::{Dirty, Primary};
 
     fn replica(state: &str) -> Replica {
         Replica {
@@ -232,6 +343,8 @@ pub(super) mod tests {
             resync_files_opened: 0,
             written_bytes: 0,
             errors: 0,
+            resync: None,
+            log: None,
         }
     }
 
@@ -273,6 +386,9 @@ pub(super) mod tests {
             cache: None,
             requests: Default::default(),
             stat_cache: None,
+            paused: false,
+            unverified: None,
+            syncs: Default::default(),
         }
     }
 
@@ -308,6 +424,122 @@ pub(super) mod tests {
             }],
             ..healthy()
         }
+    }
+
+    /// The resync of the interface's samples, at 41 %.
+    pub(in crate::cli) fn healing() -> Resync {
+        Resync {
+            running: true,
+            files_done: 498,
+            dirs_done: 0,
+            files_left: 706,
+            bytes_done: 7_945_689_498,
+            bytes_left: 11_596_411_698,
+            bytes_per_second: 210 << 20,
+            eta_seconds: Some(52),
+            since: 1_795_096_931,
+            elapsed_ms: 36_000,
+        }
+    }
+
+    /// The degraded mirror, being made equal.
+    pub(in crate::cli) fn healing_report() -> Report {
+        let before = degraded();
+        Report {
+            state: MirrorState::Resyncing,
+            reason: None,
+            action: None,
+            replicas: vec![Replica {
+                state: "resyncing".into(),
+                dirty_files: 706,
+                dirty_bytes: 11_596_411_698,
+                resync: Some(healing()),
+                ..before.replicas[0].clone()
+            }],
+            ..before
+        }
+    }
+
+    #[test]
+    fn healing_shows_how_far_it_is() {
+        let report = healing_report();
+        let now = report.mounted_since + 9 * 86_400 + 20 * 3600 + 40 * 60;
+        let golden = "  mirror: /data
+   state: resyncing
+  resync:  41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left
+    mode: sync
+    scan: none since mount
+ mounted: 9 days 20:40, epoch 7 -> 8, io_uring, 6f2c91ab
+
+   ROLE     PATH          STATE      DIRTY                      WRITTEN   ERRORS
+   primary  /srv/data     online     -                          2.02 TiB       0
+   replica  /backup/data  resyncing  706 files, 10.8 GiB        2.00 TiB       1
+";
+        assert_eq!(status(&report, now, false), golden);
+    }
+
+    /// A percentage is complete when the work is.
+    #[test]
+    fn percentages_are_honest() {
+        let at = |running, bytes_done, bytes_left| {
+            let all = Resync {
+                running,
+                bytes_done,
+                bytes_left,
+                ..Resync::default()
+            };
+            resync(&all)[..4].to_owned()
+        };
+        assert_eq!(at(true, 0, 0), "  0%");
+        assert_eq!(at(true, 5, 0), " 99%");
+        assert_eq!(at(true, 999, 1), " 99%");
+        assert_eq!(at(false, 5, 0), "100%");
+        assert_eq!(at(false, 0, 0), "100%");
+        assert_eq!(at(true, u64::MAX, u64::MAX), " 99%");
+    }
+
+    /// Where the daemon gives no reason, the state explains itself.
+    #[test]
+    fn paused_and_unverified_explain_themselves() {
+        let mut report = healthy();
+        report.state = MirrorState::Paused;
+        let text = status(&report, 0, false);
+        assert!(text.contains("action: When the replica's disk is ready: mirrorfs resume /data"));
+        assert!(text.contains("see: mirrorfs help MF-0030"));
+        report.state = MirrorState::Unverified;
+        report.unverified = Some("The primary lay bare.".into());
+        let text = status(&report, 0, false);
+        assert!(text.contains("status: The primary lay bare.\n     see: mirrorfs help MF-0033"));
+    }
+
+    #[test]
+    fn dirty_objects_are_listed() {
+        let one = |path: &[u8], aspect: &str, range| Dirty {
+            path: path.to_vec(),
+            aspect: aspect.into(),
+            range,
+        };
+        let list = DirtyList {
+            objects: vec![
+                one(b"a/b\x1b", "data", Some((4 << 20, Some(4 << 20)))),
+                one(b"a/c", "data", Some((4096, None))),
+                one(b"", "dir", None),
+            ],
+            total: 1204,
+        };
+        let text = String::from_utf8(dirty(&list, true)).expect("text");
+        assert_eq!(
+            text,
+            "
+   DIRTY    PATH
+   data     a/b\\u{1b}  4 MiB at 4194304
+   data     a/c  from 4096 on
+   dir      .
+   ... and 1,201 more
+"
+        );
+        assert!(dirty(&list, false).contains(&0x1b));
+        assert!(dirty(&DirtyList::default(), false).ends_with(b"   nothing\n"));
     }
 
     #[test]

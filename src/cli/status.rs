@@ -1,48 +1,82 @@
 // SPDX-License-Identifier: MIT
-//! `mirrorfs status`: how a mirror is, for people, for machines, or as an exit code.
+//! `mirrorfs status`: what the daemon says of itself, as text, as JSON, or as an exit code.
 //!
 //! Mirrors are found in mountinfo; a mount whose daemon is gone is never touched.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::complain;
 use super::exit::Exit;
-use super::{json, render};
-use crate::mirror::report::Report;
+use super::interrupt::Interrupt;
+use super::{json, reach, render};
+use crate::mirror::report::{DirtyList, Report};
 use crate::mirror::state::MirrorState;
-use crate::session::control::Client;
-use crate::session::mountpoint::{find, is_dead};
 use crate::session::refusal::Refusal;
 use crate::sys::clock;
-use crate::sys::mountinfo::{self, Mount};
+use crate::sys::mountinfo::Mount;
+
+/// Dirty objects that are asked for.
+const DIRTY_MAX: usize = 10_000;
+/// How often `--watch` looks.
+const WATCHING: Duration = Duration::from_secs(1);
+/// Cursor home, and everything below it gone.
+const CLEAR: &[u8] = b"\x1b[H\x1b[J";
 
 pub(super) fn run(args: &StatusArgs) -> Exit {
-    let mounts = match wanted(args.mountpoint.as_deref()) {
-        Ok(mounts) => mounts,
+    let mut out = std::io::stdout();
+    let terminal = out.is_terminal();
+    if !args.watch {
+        let (text, exit) = look(args, terminal);
+        // A closed pipe is no reason to complain.
+        _ = out.write_all(&text).is_ok();
+        return exit;
+    }
+    let interrupt = match Interrupt::start() {
+        Ok(interrupt) => interrupt,
         Err(no) => {
-            if !args.quiet {
-                complain(&no.to_string());
-            }
+            complain(&no.to_string());
             return Exit::Unknown;
         }
     };
+    loop {
+        let (mut text, exit) = look(args, terminal);
+        if terminal {
+            text.splice(..0, CLEAR.iter().copied());
+        }
+        // Nobody watches any more, or there is nothing more to see.
+        if out.write_all(&text).and_then(|()| out.flush()).is_err() || exit == Exit::Unknown {
+            return exit;
+        }
+        if interrupt.comes_within(WATCHING) {
+            return Exit::Interrupted;
+        }
+    }
+}
+
+/// What is to be shown of all mirrors, and the worst of their codes.
+fn look(args: &StatusArgs, terminal: bool) -> (Vec<u8>, Exit) {
+    let mut text = Vec::new();
+    let complain = |no: &Refusal| {
+        if !args.quiet {
+            complain(&no.to_string());
+        }
+    };
+    let mounts = match reach::wanted(args.mountpoint.as_deref()) {
+        Ok(mounts) => mounts,
+        Err(no) => {
+            complain(&no);
+            return (text, Exit::Unknown);
+        }
+    };
     let mut worst = Exit::Success;
-    for (place, mount) in mounts.iter().enumerate() {
-        let exit = match ask(mount) {
-            Ok(report) => {
-                show(args, &report, place);
-                if report.state == MirrorState::InSync {
-                    Exit::Success
-                } else {
-                    Exit::No
-                }
-            }
+    for mount in &mounts {
+        let exit = match of_one(args, mount, terminal, &mut text) {
+            Ok(MirrorState::InSync) => Exit::Success,
+            Ok(_) => Exit::No,
             Err(no) => {
-                if !args.quiet {
-                    complain(&no.to_string());
-                }
+                complain(&no);
                 Exit::Unknown
             }
         };
@@ -50,82 +84,54 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
             worst = exit;
         }
     }
-    worst
+    (text, worst)
 }
 
-fn wanted(typed: Option<&Path>) -> Result<Vec<Mount>, Refusal> {
-    let unreadable = |e| Refusal::from_io("cannot read mountinfo", &e);
-    let Some(typed) = typed else {
-        let mut all = mountinfo::read().map_err(unreadable)?;
-        all.retain(Mount::is_mirror);
-        if all.is_empty() {
-            return Err(Refusal::refused("no mirror is mounted."));
+fn of_one(
+    args: &StatusArgs,
+    mount: &Mount,
+    terminal: bool,
+    text: &mut Vec<u8>,
+) -> Result<MirrorState, Refusal> {
+    let mut report = reach::report(mount)?;
+    let mut dirty = if args.dirty {
+        reach::ask(mount, |client| client.dirty(DIRTY_MAX)).map_err(reach::Silence::into_refusal)
+    } else {
+        Ok(DirtyList::default())
+    };
+    // Two questions, two moments: in-sync must not be shown beside something dirty.
+    let some = dirty.as_ref().is_ok_and(|list| list.total > 0);
+    if some && report.state == MirrorState::InSync {
+        report = reach::report(mount)?;
+        if report.state == MirrorState::InSync {
+            // It was made equal in between.
+            dirty = Ok(DirtyList::default());
         }
-        return Ok(all);
-    };
-    match find(typed).map_err(unreadable)? {
-        Some(mount) if mount.is_mirror() => Ok(vec![mount]),
-        Some(mount) => Err(Refusal::refused(format!(
-            "{} is not a mirror but {}.",
-            typed.display(),
-            mount.fstype
-        ))),
-        None => Err(Refusal::refused(format!(
-            "{} is not a mirror: nothing is mounted there.",
-            typed.display()
-        ))
-        .next("See all mirrors: mirrorfs status")),
     }
+    if !args.quiet {
+        let list = dirty.as_ref().ok().filter(|_| args.dirty);
+        show(args, &report, list, terminal, text);
+    }
+    dirty.map(|_| report.state)
 }
 
-fn ask(mount: &Mount) -> Result<Report, Refusal> {
-    let place = mount.target.display();
-    let silent = || {
-        Refusal::refused(format!("the daemon of {place} does not answer."))
-            .next("Is it stopped, or waiting for a disk? See the log.")
-            .id("MF-0047")
-    };
-    if let Ok(client) = Client::connect(mount) {
-        return client.report().map_err(|_| silent());
-    }
-    Err(match is_dead(mount) {
-        Some(true) => Refusal::refused(format!(
-            "the daemon of {place} is gone: the mount is dead, and the copies must be compared."
-        ))
-        .next(format!(
-            "Unmount it, then mount again: mirrorfs umount {place}"
-        ))
-        .id("MF-0047"),
-        Some(false) => unreachable(mount),
-        None => Refusal::refused(format!("the daemon of {place} does not answer.")).id("MF-0047"),
-    })
-}
-
-/// It lives, but there is no talking to it.
-pub(super) fn unreachable(mount: &Mount) -> Refusal {
-    let place = mount.target.display();
-    let me = rustix::process::geteuid();
-    if me.is_root() || mount.user_id() == Some(me.as_raw()) {
-        return Refusal::refused(format!("the daemon of {place} has no control socket."))
-            .next(format!("To unmount it all the same: umount {place}"))
-            .id("MF-0047");
-    }
-    Refusal::usage(format!("the daemon of {place} cannot be reached by you."))
-        .next("Try again as root, or as the user who mounted it.")
-}
-
-fn show(args: &StatusArgs, report: &Report, place: usize) {
-    if args.quiet {
+fn show(
+    args: &StatusArgs,
+    report: &Report,
+    dirty: Option<&DirtyList>,
+    terminal: bool,
+    text: &mut Vec<u8>,
+) {
+    if args.json {
+        text.extend_from_slice(json::line(report, dirty).as_bytes());
         return;
     }
-    let mut out = std::io::stdout().lock();
-    let text = if args.json {
-        json::line(report)
-    } else {
-        let gap = if place > 0 { "\n" } else { "" };
-        let escape = out.is_terminal();
-        gap.to_owned() + &render::status(report, clock::now().tv_sec, escape)
-    };
-    // A closed pipe is no reason to complain.
-    _ = out.write_all(text.as_bytes()).is_ok();
+    if !text.is_empty() {
+        text.push(b'\n');
+    }
+    let now = clock::now().tv_sec;
+    text.extend_from_slice(render::status(report, now, terminal).as_bytes());
+    if let Some(list) = dirty {
+        text.extend_from_slice(&render::dirty(list, terminal));
+    }
 }

@@ -11,7 +11,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::args::UmountArgs;
 use super::complain;
 use super::exit::Exit;
-use super::status::unreachable;
+use super::reach::unreachable;
 use crate::session::control::Client;
 use crate::session::mountpoint::{find, is_dead, unmount_corpse};
 use crate::session::refusal::{Kind, Refusal};

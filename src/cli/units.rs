@@ -59,6 +59,22 @@ pub(super) fn show_size(bytes: u64) -> String {
     format!("{}.{} {name}iB", tenths / 10, tenths % 10)
 }
 
+/// A part in the unit of its whole: `7.4 of 18.2 GiB`.
+pub(super) fn show_part(part: u64, whole: u64) -> String {
+    let whole_text = show_size(whole);
+    let step = STEPS.iter().find(|(_, shift)| whole >> shift > 0);
+    let shift = step.map_or(0, |(_, shift)| *shift);
+    if shift == 0 {
+        return format!("{part} of {whole_text}");
+    }
+    let tenths = (u128::from(part) * 10 + u128::from((1_u64 << shift) / 2)) >> shift;
+    if tenths >= 1000 || part == 0 {
+        format!("{} of {whole_text}", tenths / 10)
+    } else {
+        format!("{}.{} of {whole_text}", tenths / 10, tenths % 10)
+    }
+}
+
 /// `1204118` as `1,204,118`.
 pub(super) fn show_count(number: u64) -> String {
     let digits = number.to_string();
@@ -80,6 +96,14 @@ pub(super) fn show_duration(seconds: u64) -> String {
         0 => format!("{hours:02}:{minutes:02}:{:02}", rest % 60),
         1 => format!("1 day {hours:02}:{minutes:02}"),
         _ => format!("{days} days {hours:02}:{minutes:02}"),
+    }
+}
+
+/// `00:52`, `01:12:41`: minutes and seconds, hours when there are any.
+pub(super) fn show_clock(seconds: u64) -> String {
+    match seconds {
+        0..3600 => format!("{:02}:{:02}", seconds / 60, seconds % 60),
+        _ => show_duration(seconds),
     }
 }
 
@@ -152,6 +176,17 @@ mod tests {
             show_duration(4 * 86_400 + 2 * 3600 + 11 * 60),
             "4 days 02:11"
         );
+        for (part, whole, text) in [
+            (7_945_689_498, 19_542_101_196, "7.4 of 18.2 GiB"),
+            (0, 19_542_101_196, "0 of 18.2 GiB"),
+            (12, 812, "12 of 812 B"),
+            (812 << 30, 1 << 40, "0.8 of 1.00 TiB"),
+            (400 << 20, 812 << 20, "400 of 812 MiB"),
+        ] {
+            assert_eq!(show_part(part, whole), text);
+        }
+        assert_eq!(show_clock(52), "00:52");
+        assert_eq!(show_clock(4361), "01:12:41");
         assert_eq!(show_age(8), "8 ms");
         assert_eq!(show_age(2540), "2.5 s");
     }

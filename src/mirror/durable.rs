@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::settle::{Carried, settle};
 use super::watch::{Either, Rest, What};
-use super::{Durable, Mirror, crew, unreadable};
+use super::{Durable, Mirror, attributes_of, crew, unreadable};
+use crate::journal::Pins;
 use crate::store::op::{Claim, Claims};
 use crate::store::{Node, Scope};
 use crate::sys::{Errno, Result};
@@ -45,19 +46,19 @@ impl Mirror {
                 None => return,
             }
         }
-        if self.sync_both {
-            self.settle_lane();
-        }
-        if !self.sync_both || !self.lane.is_open() {
+        let way = self.lane.way().filter(|_| self.sync_both);
+        way.iter().for_each(|way| self.settle_way(way));
+        let Some(way) = way.filter(|way| way.is_open()) else {
             let carried = if self.lane.is_open() {
                 Carried::Done
             } else {
                 self.on_record()
             };
             return rest(carried);
-        }
-        let errand = self.watch.begin(What::sync(node), None, Some(rest));
-        let beside = self.lane.barrier_beside(node, scope, &mut || {
+        };
+        let what = What::sync(node);
+        let errand = self.watch.begin(Some(&way), what, None, Some(rest));
+        let beside = way.barrier_beside(node, scope, &mut || {
             if errand.pause() {
                 let done = self.primary.barrier(node, scope);
                 let (mirror, of, then) = (self.clone(), node.clone(), then.share());
@@ -73,9 +74,10 @@ impl Mirror {
             return;
         };
         owed.settle(match beside {
-            Ok(()) if self.lane.is_open() => Carried::Done,
+            Ok(()) if way.is_open() => Carried::Done,
             Ok(()) => self.on_record(),
-            Err(fault) => self.fail(fault),
+            Err(fault) if self.is_orphan(Some(node), &fault) => Carried::Done,
+            Err(fault) => self.fail(fault, &way),
         });
     }
 
@@ -97,7 +99,28 @@ impl Mirror {
         let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
         let turn = self.order.enter(&claims);
         node.unsettled.store(false, Ordering::Release);
-        if !self.lane.is_open() {
+        let Some(way) = self.lane.way() else {
+            return Some(rest);
+        };
+        let mut pins = Pins::default();
+        if let Some(healing) = way.healing() {
+            if !healing.admits(&attributes_of(node)) {
+                // Once it has been healed.
+                self.times.touch(node);
+                return Some(rest);
+            }
+            match self.log().map(|intent| intent.mark_attributes(node)) {
+                Some(Err(errno)) => {
+                    self.log_is_lost(errno);
+                    return Some(rest);
+                }
+                Some(Ok(marked)) => pins = marked,
+                None => {}
+            }
+        }
+        if !way.is_open() {
+            // If it was closed before these were pinned they were not made dirty with the others.
+            pins.soil();
             return Some(rest);
         }
         let stat = match self.source.stat(node) {
@@ -107,14 +130,14 @@ impl Mirror {
             stat => stat,
         };
         let what = What::to("carry times over to", node);
-        let errand = self.watch.begin(what, Some(turn), Some(rest));
-        self.wait_in_line(&errand);
+        let errand = self.watch.begin(Some(&way), what, Some(turn), Some(rest));
+        Self::wait_in_line(&way, &errand);
         let done = stat
             .map_err(|errno| unreadable(errno, "times", node))
-            .and_then(|stat| self.lane.set_times(node, stat.atime, stat.mtime));
+            .and_then(|stat| way.set_times(node, (stat.atime, stat.mtime), pins));
         let owed = errand.end()?;
         if let Err(fault) = done {
-            self.fail(fault);
+            self.fail(fault, &way);
         }
         Some(owed.without_turn())
     }
@@ -123,21 +146,27 @@ impl Mirror {
     pub fn settle_times(self: &Arc<Self>) {
         while let Some(nodes) = self.times.next() {
             let mirror = self.clone();
-            self.carry_all(nodes, Box::new(move |_| mirror.times.abandon()));
+            drop(self.carry_all(nodes, Box::new(move |_| mirror.times.abandon())));
         }
     }
 
-    /// `too_long` is done if the replica hangs.
-    pub(super) fn carry_all(&self, nodes: Vec<Arc<Node>>, too_long: Rest) {
+    /// `too_long` is done if the replica hangs, or handed back.
+    pub(super) fn carry_all(&self, nodes: Vec<Arc<Node>>, too_long: Rest) -> Option<Rest> {
         let mut rest = Some(too_long);
         for node in &nodes {
-            rest = self.carry_times(node, rest.unwrap_or_else(|| Box::new(|_| ())));
+            rest = match rest {
+                Some(rest) => self.carry_times(node, rest),
+                None => self.carry_times(node, Box::new(|_| ())).and(None),
+            };
         }
         // What is forgotten closes files of the replica.
-        let errand = self.watch.begin(What::new("close"), None, rest);
+        let way = self.lane.way();
+        let errand = self
+            .watch
+            .begin(way.as_ref(), What::new("close"), None, rest);
         drop(nodes);
         self.nodes.sweep();
-        drop(errand.end());
+        errand.end()?.into_rest()
     }
 
     /// Takes back `count` lookups of a node, and tells `then`. What loses its last one closes files
@@ -150,7 +179,10 @@ impl Mirror {
     ) {
         let mirror = self.clone();
         let forget = move || {
-            let errand = mirror.watch.begin(What::new("close"), None, None);
+            let way = mirror.lane.way();
+            let errand = mirror
+                .watch
+                .begin(way.as_ref(), What::new("close"), None, None);
             mirror.nodes.forget(id, count);
             drop(errand.end());
             then();

@@ -5,17 +5,27 @@
 //! the same buffer, before the application is answered. *Queued* (`mode=async`): the op waits in a
 //! [`Window`], with a copy of its data, for the lane's own thread.
 //!
-//! A lane is open until its replica fails for the first time; from then on nothing more is sent,
-//! because a replica with a gap in it is worth less than one that stops at a known moment.
+//! A [`Way`] leads to the replica from its attaching to its first failure; from then on nothing
+//! more is sent by it, because a replica with a gap in it is worth less than one that stops at a
+//! known moment. An op keeps to the way it found when it began, or does without one: so what is
+//! under way on an old one never mixes with what goes by the next.
+//!
+//! While a way is *healing*, the replica lacks what the dirty marks of the log say. Then an op goes
+//! by it only where the replica is known to be as the primary was (`Healing::admits`); where it does
+//! not go its marks become dirty again, and healing comes past once more.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
+use parking_lot::RwLock;
 use smallvec::SmallVec;
 
-use super::replica::{Done, Fault, Replica};
+use super::attributes_of;
+use super::heal::Healing;
+use super::replica::{Done, Fault, Replica, Whose};
 use super::window::{Lag, Limits, Obstacle, Ticket, Window};
+use crate::journal::{Pins, Twin};
 use crate::store::direct::LARGE;
 use crate::store::op::{Action, Op};
 use crate::store::{Node, Piece, Scope, Space, Stat, Time};
@@ -39,15 +49,21 @@ pub enum Task {
         action: Action,
         data: Data,
         done: Done,
+        pins: Pins,
     },
     /// Take over the primary's times.
     Times {
         node: Arc<Node>,
         atime: Time,
         mtime: Time,
+        pins: Pins,
     },
     /// Follow a change that failed on the primary.
-    Conform { node: Arc<Node>, like: Stat },
+    Conform {
+        node: Arc<Node>,
+        like: Stat,
+        pins: Pins,
+    },
 }
 
 /// A copy of an op's data, for as long as it waits.
@@ -83,6 +99,7 @@ impl Task {
                 },
             data: Data::Pooled(data),
             done,
+            ..
         } = self
         else {
             return None;
@@ -100,45 +117,53 @@ impl Task {
 
 /// A place in the lane's order, taken before the primary begins; nothing where ops go inline.
 #[derive(Debug, Default)]
-pub struct Place<'a>(Option<Ticket<'a, Task>>);
+pub struct Place(Option<Ticket<Task>>);
 
-/// One replica, and the way to it.
+/// Whether the replica has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carry {
+    /// It has, or will have in its turn.
+    Done,
+    /// It lacks it, as the marks of the op say.
+    Skipped,
+}
+
+/// One replica, and the way to it while there is one.
 pub struct Lane {
-    replica: Replica,
-    window: Option<Window<Task>>,
+    way: RwLock<Option<Arc<Way>>>,
+    /// The way before, for as long as something is still under way by it.
+    former: RwLock<Weak<Way>>,
+    limits: Option<Limits>,
     /// Where data waits.
     buffers: Option<Buffers>,
-    open: AtomicBool,
+    /// Ways so far.
+    ways: AtomicU64,
+    /// Bytes written by ways that are closed.
+    written_before: AtomicU64,
     errors: AtomicU64,
-    /// Its own thread is inside of a call of the replica.
-    calling: AtomicBool,
 }
 
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane")
-            .field("open", &self.open)
+            .field("open", &self.is_open())
             .finish_non_exhaustive()
     }
 }
 
 impl Lane {
-    /// A lane to `replica`, queued if there are limits for a queue; closed from the start when
-    /// mounted without the replica.
+    /// A lane with no way to any replica yet, queued if there are limits for a queue.
     #[must_use]
-    pub fn new(replica: Replica, limits: Option<Limits>, open: bool) -> Self {
-        let lane = Self {
-            replica,
-            window: limits.map(Window::new),
+    pub fn new(limits: Option<Limits>) -> Self {
+        Self {
+            way: RwLock::default(),
+            former: RwLock::default(),
+            limits,
             buffers: None,
-            open: AtomicBool::new(open),
+            ways: AtomicU64::new(0),
+            written_before: AtomicU64::new(0),
             errors: AtomicU64::new(0),
-            calling: AtomicBool::new(false),
-        };
-        if let Some(window) = lane.window.as_ref().filter(|_| !open) {
-            window.close();
         }
-        lane
     }
 
     /// The same lane, with buffers for what waits.
@@ -148,14 +173,154 @@ impl Lane {
         self
     }
 
+    /// Opens a way to `replica`. With `healing` the replica lacks what the dirty marks say.
+    pub fn open(&self, replica: Replica, healing: Option<Arc<Healing>>) -> Arc<Way> {
+        let way = Arc::new(Way {
+            number: self.ways.fetch_add(1, Ordering::Relaxed) + 1,
+            replica,
+            window: self.limits.map(|limits| Arc::new(Window::new(limits))),
+            buffers: self.buffers.clone(),
+            is_closed: AtomicBool::new(false),
+            is_calling: AtomicBool::new(false),
+            is_healing: AtomicBool::new(healing.is_some()),
+            healing: RwLock::new(healing),
+        });
+        *self.way.write() = Some(way.clone());
+        way
+    }
+
+    /// The way to the replica, if there is one now.
+    #[must_use]
+    pub fn way(&self) -> Option<Arc<Way>> {
+        self.way.read().clone()
+    }
+
+    /// Whether ops are still sent.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.way.read().is_some()
+    }
+
+    /// Whether something that was queued for a replica that was given up is still being carried out.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        let former = self.former.read().upgrade();
+        former.is_some_and(|way| way.is_calling.load(Ordering::Acquire))
+    }
+
+    /// Whether something is still under way to a replica that was given up: it may still change.
+    #[must_use]
+    pub fn is_haunted(&self) -> bool {
+        self.former.read().strong_count() > 0
+    }
+
+    /// Stops sending by `way`. True for the one caller who did it, if it was not closed before.
+    pub fn close(&self, way: &Arc<Way>) -> bool {
+        let mut present = self.way.write();
+        if !present.as_ref().is_some_and(|now| Arc::ptr_eq(now, way)) {
+            return false;
+        }
+        *present = None;
+        // Before any mark is made dirty: who pins one later sees it.
+        way.is_closed.store(true, Ordering::SeqCst);
+        *self.former.write() = Arc::downgrade(way);
+        drop(present);
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        let written = way.replica.written_bytes();
+        self.written_before.fetch_add(written, Ordering::Relaxed);
+        if let Some(window) = &way.window {
+            window.close();
+        }
+        true
+    }
+
     /// How ops get to the replica, as `status` says it.
     #[must_use]
     pub fn carrier(&self) -> &'static str {
-        if self.window.is_some() && self.replica.has_chains() {
-            "ring"
-        } else {
-            "inline"
+        match self.way() {
+            Some(way) if way.window.is_some() && way.replica.has_chains() => "ring",
+            _ => "inline",
         }
+    }
+
+    /// Bytes written to the replica, and errors it gave.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let now = self.way().map_or(0, |way| way.replica.written_bytes());
+        let before = self.written_before.load(Ordering::Relaxed);
+        (before + now, self.errors.load(Ordering::Relaxed))
+    }
+
+    /// How far the replica is behind what was acknowledged.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        let window = self.way().and_then(|way| way.window.clone());
+        window.map_or_else(Lag::default, |window| window.lag())
+    }
+}
+
+/// The way to a replica, until that fails.
+pub struct Way {
+    /// Its number, from 1.
+    number: u64,
+    replica: Replica,
+    window: Option<Arc<Window<Task>>>,
+    buffers: Option<Buffers>,
+    is_closed: AtomicBool,
+    /// Its own thread is inside of a call of the replica.
+    is_calling: AtomicBool,
+    is_healing: AtomicBool,
+    healing: RwLock<Option<Arc<Healing>>>,
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way")
+            .field("healing", &self.is_healing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Way {
+    /// Its number, never used again; none has 0.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether ops are still sent by it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// What is known of a replica that is being healed.
+    #[must_use]
+    pub fn healing(&self) -> Option<Arc<Healing>> {
+        if !self.is_healing.load(Ordering::Acquire) {
+            return None;
+        }
+        self.healing.read().clone()
+    }
+
+    /// The replica lacks something after all.
+    pub fn heal_again(&self) -> Arc<Healing> {
+        let healing = Arc::new(Healing::new());
+        *self.healing.write() = Some(healing.clone());
+        self.is_healing.store(true, Ordering::Release);
+        healing
+    }
+
+    /// The replica lacks nothing any more.
+    pub fn healed(&self) {
+        *self.healing.write() = None;
+        self.is_healing.store(false, Ordering::Release);
+    }
+
+    /// Whether ops wait for the lane's thread.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        self.window.is_some()
     }
 
     /// A copy of an op's data that can wait.
@@ -165,53 +330,12 @@ impl Lane {
         pooled.map_or_else(|| Data::Apart(data.into()), Data::Pooled)
     }
 
-    /// Whether ops are still sent.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
-    }
-
-    /// Whether ops wait in a queue.
-    #[must_use]
-    pub fn is_queued(&self) -> bool {
-        self.window.is_some()
-    }
-
-    /// Whether something that was queued is still being carried out though the lane is closed.
-    #[must_use]
-    pub fn is_late(&self) -> bool {
-        self.calling.load(Ordering::Acquire) && !self.is_open()
-    }
-
-    /// Stops sending. True for the one caller who did it.
-    pub fn close(&self) -> bool {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        let first = self.open.swap(false, Ordering::AcqRel);
-        if let Some(window) = &self.window {
-            window.close();
-        }
-        first
-    }
-
-    /// Bytes written to the replica, and errors it gave.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        let errors = self.errors.load(Ordering::Relaxed);
-        (self.replica.written_bytes(), errors)
-    }
-
-    /// How far the replica is behind what was acknowledged.
-    #[must_use]
-    pub fn lag(&self) -> Lag {
-        self.window.as_ref().map_or_else(Lag::default, Window::lag)
-    }
-
     /// Takes the next place in the order, for a change with `bytes` of data; waits for room. The
-    /// place of a lane that is closed is as good as none.
+    /// place of a way that is closed is as good as none.
     ///
     /// # Errors
     /// A fault when the window cannot take it, and the primary is to go on alone.
-    pub fn reserve(&self, bytes: usize) -> std::result::Result<Place<'_>, Fault> {
+    pub fn reserve(&self, bytes: usize) -> std::result::Result<Place, Fault> {
         let Some(window) = &self.window else {
             return Ok(Place(None));
         };
@@ -222,7 +346,7 @@ impl Lane {
         }
     }
 
-    /// Carries an op to the replica: now, or in its place.
+    /// Carries an op to the replica: now, or in its place, with its pins.
     ///
     /// # Errors
     /// A fault when the replica failed or did something else: from then on it is behind.
@@ -230,35 +354,72 @@ impl Lane {
         &self,
         op: &Op<'_>,
         done: &Done,
-        place: Place<'_>,
-    ) -> std::result::Result<(), Fault> {
+        place: Place,
+        pins: &mut Pins,
+    ) -> std::result::Result<Carry, Fault> {
         if self.window.is_none() {
-            return self.replica.follow(op, done);
+            return self.follow(op, done, pins);
         }
         place.fill(|| Task::Follow {
             needs: op.needs,
             action: op.action.clone(),
             data: self.keep(op.data),
             done: done.clone(),
+            pins: std::mem::take(pins),
         });
-        Ok(())
+        Ok(Carry::Done)
     }
 
-    /// Carries a node's times over.
+    fn follow(&self, op: &Op<'_>, done: &Done, pins: &Pins) -> std::result::Result<Carry, Fault> {
+        let healing = self.healing();
+        if healing.is_some_and(|healing| !healing.admits(op)) {
+            skip(op, pins);
+            return Ok(Carry::Skipped);
+        }
+        self.minding(op, pins, self.replica.follow(op, done))
+    }
+
+    /// While the replica is healing, a name that is not there, or is taken, is no failure of it.
+    fn minding(
+        &self,
+        op: &Op<'_>,
+        pins: &Pins,
+        done: std::result::Result<(), Fault>,
+    ) -> std::result::Result<Carry, Fault> {
+        match done {
+            Ok(()) => Ok(Carry::Done),
+            Err(fault) => match self.healing().filter(|_| fault.is_about_names()) {
+                Some(healing) => {
+                    healing.missed(op);
+                    skip(op, pins);
+                    Ok(Carry::Skipped)
+                }
+                None => Err(fault),
+            },
+        }
+    }
+
+    /// Carries a node's times over; `pins` are of a mark for its attributes.
     ///
     /// # Errors
     /// As [`Self::carry`].
     pub fn set_times(
         &self,
         node: &Arc<Node>,
-        atime: Time,
-        mtime: Time,
+        (atime, mtime): (Time, Time),
+        pins: Pins,
     ) -> std::result::Result<(), Fault> {
         if self.window.is_none() {
-            return self.replica.set_times(node, atime, mtime);
+            let done = self.replica.set_times(node, atime, mtime);
+            return self.minding(&attributes_of(node), &pins, done).map(drop);
         }
         let node = node.clone();
-        self.reserve(0)?.fill(|| Task::Times { node, atime, mtime });
+        self.reserve(0)?.fill(|| Task::Times {
+            node,
+            atime,
+            mtime,
+            pins,
+        });
         Ok(())
     }
 
@@ -266,12 +427,18 @@ impl Lane {
     ///
     /// # Errors
     /// As [`Self::carry`].
-    pub fn conform(&self, node: &Arc<Node>, like: &Stat) -> std::result::Result<(), Fault> {
+    pub fn conform(
+        &self,
+        node: &Arc<Node>,
+        like: &Stat,
+        pins: &mut Pins,
+    ) -> std::result::Result<(), Fault> {
         if self.window.is_none() {
-            return self.replica.conform(node, like);
+            let done = self.replica.conform(node, like);
+            return self.minding(&attributes_of(node), pins, done).map(drop);
         }
-        let (node, like) = (node.clone(), *like);
-        self.reserve(0)?.fill(|| Task::Conform { node, like });
+        let (node, like, pins) = (node.clone(), *like, std::mem::take(pins));
+        self.reserve(0)?.fill(|| Task::Conform { node, like, pins });
         Ok(())
     }
 
@@ -280,7 +447,11 @@ impl Lane {
     /// # Errors
     /// A fault when the replica does not answer any more.
     pub fn settle(&self) -> std::result::Result<(), Fault> {
-        match self.window.as_ref().map_or(Ok(()), Window::settle) {
+        match self
+            .window
+            .as_ref()
+            .map_or(Ok(()), |window| window.settle())
+        {
             // Who closed it has said why.
             Ok(()) | Err(Obstacle::Closed) => Ok(()),
             Err(obstacle) => Err(fault(obstacle)),
@@ -290,7 +461,10 @@ impl Lane {
     /// The fault of a replica that has not answered for too long, for whoever looks.
     #[must_use]
     pub fn stalled(&self) -> Option<Fault> {
-        let stalled = self.window.as_ref().is_some_and(Window::has_stalled);
+        let stalled = self
+            .window
+            .as_ref()
+            .is_some_and(|window| window.has_stalled());
         stalled.then(|| fault(Obstacle::Stalled))
     }
 
@@ -305,7 +479,32 @@ impl Lane {
         scope: Scope,
         primary: &mut dyn FnMut(),
     ) -> std::result::Result<(), Fault> {
-        self.replica.barrier_beside(node, scope, primary)
+        match self.replica.barrier_beside(node, scope, primary) {
+            // What it lacks, its marks say.
+            Err(fault) if fault.is_about_names() && self.is_healing.load(Ordering::Acquire) => {
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Makes everything that the replica has durable there.
+    ///
+    /// # Errors
+    /// A fault when it is not.
+    pub fn sync_all(&self) -> std::result::Result<(), Fault> {
+        self.settle()?;
+        self.replica.sync_all()
+    }
+
+    /// Who a node is on the replica, where that can be told.
+    #[must_use]
+    pub fn twin(&self, node: &Arc<Node>) -> Option<Twin> {
+        let stat = self.replica.stat(node)?;
+        Some(Twin {
+            ino: stat.ident.ino,
+            btime: stat.btime.map(|time| (time.seconds, time.nanos)),
+        })
     }
 
     /// Whether an op is to be carried to the replica while the primary does it: writing two large
@@ -314,9 +513,10 @@ impl Lane {
     pub fn goes_beside(&self, op: &Op<'_>) -> bool {
         // Who clears set-id bits or appends only has more to mind than the bytes.
         let plain = matches!(op.action, Action::Write { appending: false, .. } if op.needs.fsetid);
+        let healing = self.is_healing.load(Ordering::Acquire);
         let large = plain && op.data.len() >= BESIDE_MIN;
         // Opening it may take as long as anything there; then the primary comes first.
-        large && self.window.is_none() && self.is_open() && self.replica.has_open(op)
+        large && self.window.is_none() && !healing && self.is_open() && self.replica.has_open(op)
     }
 
     /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs. Returns how
@@ -361,7 +561,7 @@ impl Lane {
         self.replica.follow(&op, &done)
     }
 
-    /// The lane's own thread: carries what is queued, in order, until the lane closes. `fail`
+    /// The lane's own thread: carries what is queued, in order, until the way closes. `fail`
     /// hears of the fault that ends it.
     pub fn run(&self, fail: impl FnOnce(Fault)) {
         let Some(window) = &self.window else {
@@ -370,7 +570,7 @@ impl Lane {
         let mut batch = VecDeque::new();
         while window.take(&mut batch) {
             while !batch.is_empty() {
-                self.calling.store(true, Ordering::Release);
+                self.is_calling.store(true, Ordering::Release);
                 let (mut done, mut end) = self.perform_chain(&batch);
                 batch.drain(..done);
                 if done == 0
@@ -379,7 +579,7 @@ impl Lane {
                 {
                     (done, end) = (1, self.perform(task));
                 }
-                self.calling.store(false, Ordering::Release);
+                self.is_calling.store(false, Ordering::Release);
                 if let Err(fault) = end {
                     return fail(fault);
                 }
@@ -394,6 +594,9 @@ impl Lane {
 
     /// Carries the large writes at the head of `batch` in one go, and says how many that was.
     fn perform_chain(&self, batch: &VecDeque<Task>) -> (usize, std::result::Result<(), Fault>) {
+        if self.is_healing.load(Ordering::Acquire) {
+            return (0, Ok(()));
+        }
         let mut pieces = SmallVec::<[Piece<'_>; CHAIN_MAX]>::new();
         let mut whose = None;
         let mut room = CHAIN_BYTES;
@@ -418,16 +621,28 @@ impl Lane {
                 action,
                 data,
                 done,
+                pins,
             } => {
                 let op = Op {
                     needs,
                     action,
                     data: &data,
                 };
-                self.replica.follow(&op, &done)
+                self.follow(&op, &done, &pins).map(drop)
             }
-            Task::Times { node, atime, mtime } => self.replica.set_times(&node, atime, mtime),
-            Task::Conform { node, like } => self.replica.conform(&node, &like),
+            Task::Times {
+                node,
+                atime,
+                mtime,
+                pins,
+            } => {
+                let done = self.replica.set_times(&node, atime, mtime);
+                self.minding(&attributes_of(&node), &pins, done).map(drop)
+            }
+            Task::Conform { node, like, pins } => {
+                let done = self.replica.conform(&node, &like);
+                self.minding(&attributes_of(&node), &pins, done).map(drop)
+            }
         }
     }
 
@@ -440,7 +655,7 @@ impl Lane {
     }
 }
 
-impl Place<'_> {
+impl Place {
     fn fill(self, task: impl FnOnce() -> Task) {
         if let Some(ticket) = self.0 {
             ticket.fill(task());
@@ -448,14 +663,29 @@ impl Place<'_> {
     }
 }
 
+/// An op does not go to the replica: its marks say so, and once it is healed what the op has moved
+/// has the same names there.
+pub(super) fn skip(op: &Op<'_>, pins: &Pins) {
+    pins.soil();
+    match &op.action {
+        Action::Link { node, .. } => node.align_names(),
+        Action::Unlink { victim, .. } | Action::Rmdir { victim, .. } => {
+            victim.iter().for_each(|node| node.align_names());
+        }
+        Action::Rename { moved, victim, .. } => {
+            let both = moved.iter().chain(victim);
+            both.for_each(|node| node.align_names());
+        }
+        _ => {}
+    }
+}
+
 /// What an obstacle means for the replica.
 fn fault(obstacle: Obstacle) -> Fault {
-    let (errno, doing) = match obstacle {
-        Obstacle::Stalled => (Some(Errno::TIMEDOUT), "it does not answer"),
-        Obstacle::Full | Obstacle::Closed => (None, "max-lag is reached"),
-    };
-    Fault {
-        errno,
-        doing: doing.to_owned(),
+    match obstacle {
+        Obstacle::Stalled => Fault::new(Errno::TIMEDOUT, "it does not answer".to_owned()),
+        Obstacle::Full | Obstacle::Closed => {
+            Fault::without_errno(Whose::Congestion, "max-lag is reached")
+        }
     }
 }

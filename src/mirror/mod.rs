@@ -8,42 +8,50 @@
 //! What a request still has to do is handed down with it, so that whoever comes to know the end of it
 //! can do that: the thread that carried it out, or another one when a replica hangs ([`watch`]).
 //!
-//! Lock order: a turn, then `health`. Only `health` is held across I/O, once: while the
+//! Lock order: the gate, a turn, then `health`. Only `health` is held across I/O, once: while the
 //! first failure of the replica is put on record.
 
+mod amend;
 pub mod attach;
 pub mod crew;
 mod durable;
+pub mod events;
 pub mod failure;
+mod fall;
 pub mod gate;
+pub mod heal;
+pub mod intent;
 pub mod lane;
 pub mod order;
+pub mod pace;
 pub mod replica;
 pub mod report;
 pub mod resync;
 pub mod room;
 pub mod settle;
 pub mod state;
+pub mod tend;
 pub mod times;
 pub mod watch;
 pub mod window;
 
-use std::ops::Range;
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::store::op::{Action, Claim, Op};
+use crate::journal::Twin;
+use crate::store::op::{Action, Op};
 use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Source, Space, Stat, Target};
-use crate::sys::creds::{self, Needs};
-use crate::sys::{Errno, Result, clock};
+use crate::sys::creds::Needs;
+use crate::sys::{Errno, Result};
 use attach::refusal::Id;
 use crew::Crew;
-use failure::Named;
 use gate::{Gate, Pass};
-use lane::{Lane, Place};
+use intent::{Intent, Marked};
+use lane::{Carry, Lane, Place, Way};
 use order::{Order, Turn};
 use replica::{Done, Fault};
 use room::Room;
@@ -59,6 +67,22 @@ pub trait Record: Send + Sync {
     /// # Errors
     /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
     fn degraded(&self, fault: &Fault) -> Result<u64>;
+    /// Makes durable, before it returns, that nobody knows what may differ: the write-intent log
+    /// is lost.
+    ///
+    /// # Errors
+    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    fn log_lost(&self, fault: &Fault) -> Result<()>;
+    /// Makes durable that both copies are equal, and the copies before that.
+    ///
+    /// # Errors
+    /// In words; then the replica is not in-sync.
+    fn healed(&self) -> std::result::Result<(), String>;
+    /// Whether the primary is the primary still: its stamp can be read.
+    fn vouches(&self) -> bool;
+    /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
+    /// anything there.
+    fn leave(&self);
     /// Notes an orderly end: both copies equal and durable if `in_sync`.
     ///
     /// # Errors
@@ -77,9 +101,49 @@ pub struct Degraded {
     pub since: i64,
 }
 
+/// How a replica is reached again after it failed or was away.
+pub trait WayBack: Send + Sync {
+    /// Opens it anew, and makes sure that it is the one. From then on its stamp says that it is
+    /// inconsistent, until [`Record::healed`].
+    ///
+    /// # Errors
+    /// Why it is not to be had, in words for people.
+    fn reach(&self) -> std::result::Result<Reached, attach::refusal::Refusal>;
+}
+
+/// A replica that is within reach.
+#[derive(Debug)]
+pub struct Reached {
+    /// Takes the ops.
+    pub replica: replica::Replica,
+    /// Its root directory.
+    pub root: std::os::fd::OwnedFd,
+}
+
+/// Whether the copies were compared since anybody could have changed them behind the mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verified {
+    /// They were, or nobody could.
+    #[default]
+    Yes,
+    /// Not to the end.
+    NotYet,
+    /// They differ.
+    Differs {
+        /// In so many places.
+        count: u64,
+        /// Such as this one, in words.
+        first: String,
+    },
+}
+
 /// What the mirror knows about itself.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
+    /// Whether the copies were compared since they lay bare.
+    pub verified: Verified,
+    /// The replica is being made equal, and what came of it is not durable yet.
+    pub resyncing: bool,
     /// The epoch: grows when the primary goes on alone.
     pub epoch: u64,
     /// The epoch before the replica failed, if it did.
@@ -87,9 +151,6 @@ pub struct Health {
     /// Set once the replica failed.
     pub degraded: Option<Degraded>,
 }
-
-/// How much of a file is copied at a time, in bytes.
-const COPIED: usize = 128 << 10;
 
 /// What is on record about a failed replica.
 const NOTHING: u8 = 0;
@@ -117,6 +178,22 @@ pub struct Parts {
     pub primary: Arc<dyn Target>,
     /// Takes every change second.
     pub lane: Lane,
+    /// The replica, if it is there from the start.
+    pub replica: Option<Reached>,
+    /// The replica lacks what the dirty marks say.
+    pub to_heal: bool,
+    /// The replica as typed, for events.
+    pub replica_path: String,
+    /// The write-intent log.
+    pub intent: Option<Intent>,
+    /// How a replica that was away comes back; never, without.
+    pub way_back: Option<Box<dyn WayBack>>,
+    /// Whether a replica that is back is healed at once, or only when someone asks for it.
+    pub at_once: bool,
+    /// The most that healing may read and write, in bytes per second.
+    pub bytes_per_second: Option<u64>,
+    /// The primary's root directory.
+    pub primary_root: std::os::fd::OwnedFd,
     /// What the kernel knows.
     pub nodes: Arc<Nodes>,
     /// The stamps.
@@ -138,11 +215,19 @@ pub type Answer = Box<dyn FnOnce(Result<Outcome>) + Send>;
 /// The same for a barrier.
 pub type Durable = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// What an op has taken before it begins: its turn, its pass, and who is to hear of it.
+type Taken = (Turn, Pass, Answer);
+/// What an op goes on with: the marks it needs, and the way it goes by.
+type Marks = (Marked, Option<Arc<Way>>);
+
 /// The one door.
 pub struct Mirror {
     source: Arc<dyn Source>,
     primary: Arc<dyn Target>,
     lane: Lane,
+    intent: Option<Intent>,
+    log_lost: AtomicBool,
+    tending: tend::Tending,
     nodes: Arc<Nodes>,
     record: Arc<dyn Record>,
     policy: OnReplicaError,
@@ -177,17 +262,28 @@ impl Mirror {
         } else {
             NOTHING
         };
+        let mut health = parts.health;
+        health.resyncing = parts.to_heal;
+        let tending = tend::Tending::new(parts.primary_root, parts.way_back, parts.replica_path)
+            .at_once(parts.at_once)
+            .limited(parts.bytes_per_second);
+        if let Some(reached) = parts.replica {
+            tending.begin(&parts.lane, reached, parts.to_heal);
+        }
         Self {
             source: parts.source,
             primary: parts.primary,
             lane: parts.lane,
+            intent: parts.intent,
+            log_lost: AtomicBool::new(false),
+            tending,
             nodes: parts.nodes,
             record: parts.record,
             policy: parts.policy,
             sync_both: parts.sync_both,
             order: Arc::default(),
             times: Times::default(),
-            health: Mutex::new(parts.health),
+            health: Mutex::new(health),
             recorded: AtomicU8::new(known),
             gate: Arc::default(),
             watch: Watch::new(parts.patience),
@@ -224,18 +320,30 @@ impl Mirror {
     }
 
     fn apply_now(self: &Arc<Self>, op: &Op<'_>, then: Answer) {
-        let pass = self.gate.enter();
-        let refused = self.policy == OnReplicaError::Fail && !self.lane.is_open();
-        let Some(pass) = pass.filter(|_| !refused) else {
-            return then(Err(Errno::IO));
-        };
-        let turn = self.order.enter(&op.claims());
-        if self.lane.goes_beside(op) {
-            return self.write_beside(op, turn, (pass, then));
+        match self.gate.enter() {
+            Some(pass) => self.apply_inside(op, pass, then),
+            None => then(Err(Errno::IO)),
         }
-        let place = self.lane.reserve(op.data.len());
+    }
+
+    fn apply_inside(self: &Arc<Self>, op: &Op<'_>, pass: Pass, then: Answer) {
+        if self.policy == OnReplicaError::Fail && !self.lane.is_open() {
+            return then(Err(Errno::IO));
+        }
+        let turn = self.order.enter(&op.claims());
+        let Some(((mut marked, mut way), (turn, pass, then))) = self.mark(op, (turn, pass, then))
+        else {
+            return;
+        };
+        if let Some(way) = way.as_ref().filter(|way| way.goes_beside(op)) {
+            return self.write_beside(op, turn, (way, marked), (pass, then));
+        }
+        let place = way.as_ref().map(|way| way.reserve(op.data.len()));
+        let place = place.unwrap_or(Ok(Place::default()));
         let place = place.unwrap_or_else(|fault| {
-            self.fail(fault);
+            way.take().into_iter().for_each(|way| {
+                self.fail(fault.clone(), &way);
+            });
             Place::default()
         });
         let done = self.primary.apply(op);
@@ -245,10 +353,12 @@ impl Mirror {
             Err(errno) => {
                 drop(place);
                 drop(turn);
-                return self.failed(op, errno, None, told((pass, then), Err(errno)));
+                let rest = told((pass, then), Err(errno));
+                return self.failed(op, errno, None, (way.as_ref(), &mut marked), rest);
             }
         };
-        let node = self.remember(op, &mut applied);
+        Intent::done(&marked);
+        let node = self.remember(op, &mut applied, &marked);
         self.primary_bytes
             .fetch_add(applied.written as u64, Ordering::Relaxed);
         let done = Done {
@@ -269,11 +379,82 @@ impl Mirror {
             drop(pass);
             then(answer);
         });
-        self.carry(op, &done, place, (turn, rest));
+        self.carry(op, &done, place, (way.as_ref(), &mut marked), (turn, rest));
+    }
+
+    /// Pins every mark that covers `op`; without a log there are none. Says by which way the op goes,
+    /// and hands back what it has `taken`; or nothing when somebody else has carried out the op.
+    ///
+    /// That is where who moves must be asked of the replica, and that hangs. Where the log has just
+    /// been lost, and that could not be noted on any copy, the op is answered `EIO`.
+    fn mark(self: &Arc<Self>, op: &Op<'_>, taken: Taken) -> Option<(Marks, Taken)> {
+        let way = self.lane.way();
+        let Some(intent) = self.log() else {
+            return Some(((Marked::default(), way), taken));
+        };
+        let taken = RefCell::new(Some(taken));
+        let twin = |node: &Arc<Node>| {
+            let way = way.as_ref()?;
+            let (found, back) = self.ask_twin(op, node, way, taken.take()?)?;
+            taken.replace(Some(back));
+            found
+        };
+        let marked = intent.mark(op, &twin);
+        let (turn, pass, then) = taken.into_inner()?;
+        let marked = match marked {
+            Ok(marked) => marked,
+            Err(errno) => match self.lose_log(errno) {
+                Ok(()) => Marked::default(),
+                Err(errno) => {
+                    drop(turn);
+                    drop(pass);
+                    then(Err(errno));
+                    return None;
+                }
+            },
+        };
+        // If it was closed before these were pinned they were not made dirty with the others.
+        let way = way.filter(|way| way.is_open());
+        let is_whole = || way.as_ref().is_some_and(|way| way.healing().is_none());
+        if intent.journal().is_crowded() && is_whole() {
+            self.tending.crowded();
+        }
+        Some(((marked, way), (turn, pass, then)))
+    }
+
+    /// Asks the replica who a node is there, before an op that moves it. Where that hangs the op is
+    /// begun anew by somebody else: `None`.
+    fn ask_twin(
+        self: &Arc<Self>,
+        op: &Op<'_>,
+        node: &Arc<Node>,
+        way: &Arc<Way>,
+        (turn, pass, then): Taken,
+    ) -> Option<(Option<Twin>, Taken)> {
+        let owed = Either::new((pass, then));
+        let (again, mirror) = (owed.share(), self.clone());
+        let (needs, action) = (op.needs, op.action.clone());
+        let anew: Rest = Box::new(move |_| {
+            if let Some((pass, then)) = again.take() {
+                mirror.apply_inside(&Op::new(needs, action), pass, then);
+            }
+        });
+        let what = What::to("look at", node);
+        let errand = self.watch.begin(Some(way), what, Some(turn), Some(anew));
+        let found = way.twin(node);
+        let turn = errand.end()?.into_turn()?;
+        let (pass, then) = owed.take()?;
+        Some((found, (turn, pass, then)))
     }
 
     /// Carries out a large write on both copies at once.
-    fn write_beside(self: &Arc<Self>, op: &Op<'_>, turn: Turn, owed: (Pass, Answer)) {
+    fn write_beside(
+        self: &Arc<Self>,
+        op: &Op<'_>,
+        turn: Turn,
+        (way, mut marked): (&Arc<Way>, Marked),
+        owed: (Pass, Answer),
+    ) {
         let mut done = Err(Errno::IO);
         let owed = Either::new(owed);
         let first = owed.share();
@@ -284,8 +465,9 @@ impl Mirror {
                 told(owed, Err(Errno::IO))(Carried::Failed);
             }
         });
-        let errand = self.watch.begin(What::of(op), Some(turn), Some(lost));
-        let carried = self.lane.write_beside(op, &mut || {
+        let what = What::of(op);
+        let errand = self.watch.begin(Some(way), what, Some(turn), Some(lost));
+        let carried = way.write_beside(op, &mut || {
             if !errand.pause() {
                 return Err(Errno::CANCELED);
             }
@@ -301,7 +483,7 @@ impl Mirror {
             done
         });
         let Some(ours) = errand.end() else {
-            return;
+            return marked.pins.soil();
         };
         self.mind_background();
         let written = done.unwrap_or(0);
@@ -313,7 +495,10 @@ impl Mirror {
                 op.content().into_iter().for_each(|n| self.times.touch(n));
                 Carried::Done
             }
-            Err(fault) => self.fail(fault),
+            Err(fault) => {
+                marked.pins.soil();
+                self.fail(fault, way)
+            }
         };
         if written == op.data.len() {
             return ours.settle(carried);
@@ -326,8 +511,8 @@ impl Mirror {
             Box::new(move |_| rest(carried))
         };
         match done {
-            Err(errno) => self.failed(op, errno, ahead, rest),
-            Ok(_) => self.put_right(op, ahead, rest),
+            Err(errno) => self.failed(op, errno, ahead, (Some(way), &mut marked), rest),
+            Ok(_) => self.put_right(op, ahead, (Some(way), &mut marked), rest),
         }
     }
 
@@ -341,7 +526,7 @@ impl Mirror {
     }
 
     /// Knows the object an op made, or the node one more name was given to.
-    fn remember(&self, op: &Op<'_>, applied: &mut Applied) -> Option<Arc<Node>> {
+    fn remember(&self, op: &Op<'_>, applied: &mut Applied, marked: &Marked) -> Option<Arc<Node>> {
         let (parent, name) = match &op.action {
             Action::Create { parent, name, .. }
             | Action::Mkdir { parent, name, .. }
@@ -352,6 +537,9 @@ impl Mirror {
         };
         let made = applied.made.as_mut()?;
         let node = self.nodes.remember(&made.stat, parent, name);
+        if !matches!(op.action, Action::Link { .. }) {
+            Intent::born(marked, &node, &made.stat);
+        }
         let fd = made.fd.take();
         self.primary.adopt(
             &node,
@@ -368,21 +556,45 @@ impl Mirror {
         self: &Arc<Self>,
         op: &Op<'_>,
         done: &Done,
-        place: Place<'_>,
+        place: Place,
+        (way, marked): (Option<&Arc<Way>>, &mut Marked),
         (turn, rest): (Turn, Rest),
     ) {
-        if !self.lane.is_open() {
+        let Some(way) = way else {
+            lane::skip(op, &marked.pins);
             let carried = self.on_record();
             drop(turn);
             return rest(carried);
-        }
-        let errand = self.watch.begin(What::of(op), Some(turn), Some(rest));
-        let carried = self.lane.carry(op, done, place);
-        let Some(owed) = errand.end() else {
-            return;
         };
-        if let Err(fault) = carried {
-            return owed.settle(self.fail(fault));
+        let what = What::of(op);
+        let errand = self.watch.begin(Some(way), what, Some(turn), Some(rest));
+        let carried = way.carry(op, done, place, &mut marked.pins);
+        let Some(owed) = errand.end() else {
+            return marked.pins.soil();
+        };
+        owed.settle(self.followed(op, way, carried, marked));
+    }
+
+    /// What became of an op on the replica.
+    fn followed(
+        &self,
+        op: &Op<'_>,
+        way: &Arc<Way>,
+        carried: std::result::Result<Carry, Fault>,
+        marked: &Marked,
+    ) -> Carried {
+        match carried {
+            Ok(Carry::Done) => {}
+            Ok(Carry::Skipped) => return Carried::Skipped,
+            Err(fault) if self.is_orphan(op.object(), &fault) => return Carried::Done,
+            Err(fault) => {
+                marked.pins.soil();
+                return self.fail(fault, way);
+            }
+        }
+        if !way.is_open() {
+            // What waited there is not carried any more; all marks are dirty by now.
+            return self.on_record();
         }
         for dir in op.directories() {
             self.times.touch(dir);
@@ -391,7 +603,14 @@ impl Mirror {
             self.times.touch(node);
         }
         self.touch_whiteout(op);
-        owed.settle(Carried::Done);
+        Carried::Done
+    }
+
+    /// A file that no name leads to has no twin on a replica that was away: nobody will miss it.
+    fn is_orphan(&self, node: Option<&Arc<Node>>, fault: &Fault) -> bool {
+        let has_left = |node: &&Arc<Node>| fault.errno == Some(Errno::STALE) && node.has_left();
+        let nameless = |node: &Arc<Node>| self.source.stat(node).is_ok_and(|stat| stat.nlink == 0);
+        node.filter(has_left).is_some_and(nameless)
     }
 
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
@@ -414,157 +633,17 @@ impl Mirror {
         }
     }
 
-    /// The replica failed: closes its lane and puts on record that the primary goes on alone.
-    fn fail(&self, fault: Fault) -> Carried {
-        let mut health = self.health.lock();
-        if !self.lane.close() {
-            drop(health);
-            return match self.on_record() {
-                Carried::Skipped => Carried::Failed,
-                other => other,
-            };
-        }
-        // The stamp is ours, whoever's op this thread is carrying out.
-        let worn = creds::wear(Needs::DAEMON);
-        let recorded = worn.and_then(|()| self.record.degraded(&fault));
-        health.epoch_before = Some(health.epoch);
-        let why = fault.errno.map_or_else(
-            || "it is too far behind".to_owned(),
-            |errno| Named(errno).to_string(),
-        );
-        let doing = &fault.doing;
-        let carried = match recorded {
-            Ok(epoch) => {
-                health.epoch = epoch;
-                self.recorded.store(RECORDED, Ordering::Release);
-                tracing::error!(
-                    "replica failed: {why} ({doing}); running degraded, epoch {epoch} [{}]",
-                    fault.id()
-                );
-                Carried::Failed
-            }
-            Err(errno) => {
-                self.recorded.store(UNRECORDABLE, Ordering::Release);
-                let note = Named(errno);
-                tracing::error!(
-                    "replica failed: {why} ({doing}), and no copy could take a note of it: {note}; \
-                     every change is answered EIO [MF-0004]"
-                );
-                Carried::Unrecorded
-            }
-        };
-        health.degraded = Some(Degraded {
-            id: fault.id(),
-            fault,
-            since: clock::now().tv_sec,
-        });
-        self.leave_replica();
-        carried
-    }
-
-    /// What the kernel knows has no place on the replica any more. Closing its descriptors may
-    /// take as long as anything else there: not on a thread that someone waits for.
-    fn leave_replica(&self) {
-        let nodes = self.nodes.clone();
-        let leave = move || nodes.leave_replica();
-        let thread = std::thread::Builder::new().name("leave".to_owned());
-        if let Err(error) = thread.spawn(leave) {
-            tracing::debug!("descriptors of the replica stay open: {error}");
-        }
-    }
-
-    /// Whether the lane's end is on disk; waits for the thread that is writing it.
-    fn on_record(&self) -> Carried {
-        if self.recorded.load(Ordering::Acquire) == NOTHING {
-            drop(self.health.lock());
-        }
-        match self.recorded.load(Ordering::Acquire) {
-            RECORDED => Carried::Skipped,
-            _ => Carried::Unrecorded,
-        }
-    }
-
-    /// An op that failed on the primary may have been done there in part: a full disk leaves a
-    /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
-    /// content itself is in question, the mirror says so.
-    fn failed(&self, op: &Op<'_>, errno: Errno, ahead: Option<Range<u64>>, rest: Rest) {
-        // A rename that ext4 takes back leaves new times on the directories.
-        for dir in op.directories() {
-            self.times.touch(dir);
-        }
-        if matches!(errno, Errno::IO | Errno::NODEV | Errno::UCLEAN) {
-            self.primary_errors.fetch_add(1, Ordering::Relaxed);
-            let doing = format!("the primary failed in the middle of {}", op.verb());
-            self.doubt(errno, doing);
-        }
-        self.put_right(op, ahead, rest);
-    }
-
-    /// Makes the replica's file like the primary's after an op that was done in part: its size and
-    /// permissions, and the bytes in `ahead` that the replica may have and the primary not.
-    fn put_right(&self, op: &Op<'_>, ahead: Option<Range<u64>>, rest: Rest) {
-        let Some(node) = op.content().filter(|_| self.lane.is_open()) else {
-            return rest(Carried::Done);
-        };
-        self.times.touch(node);
-        // The whole file: a write at its end that reached one copy only would look like a leftover.
-        let turn = self.order.enter(&Claim::whole(node));
-        if self.nodes.is_shared() && matches!(self.source.stat(node), Err(Errno::STALE)) {
-            // Removed behind the mount, as it may be; nothing was done to it.
-            drop(turn);
-            return rest(Carried::Done);
-        }
-        let errand = self.watch.begin(What::of(op), Some(turn), Some(rest));
-        self.wait_in_line(&errand);
-        let conformed = self
-            .put_back(node, ahead.unwrap_or_default())
-            .and_then(|()| {
-                let stat = self.source.stat(node);
-                stat.map_err(|errno| unreadable(errno, "size", node))
-            })
-            .and_then(|stat| self.lane.conform(node, &stat));
-        let Some(owed) = errand.end() else {
-            return;
-        };
-        owed.settle(conformed.map_or_else(|fault| self.fail(fault), |()| Carried::Done));
-    }
-
-    /// Copies a part of the primary's file to the replica.
-    fn put_back(&self, node: &Arc<Node>, part: Range<u64>) -> std::result::Result<(), Fault> {
-        let mut block = vec![0; COPIED];
-        let mut at = part.start;
-        while at < part.end {
-            let most = usize::try_from(part.end - at).map_or(COPIED, |left| left.min(COPIED));
-            let read = self.source.read(node, &mut block[..most], at);
-            match read.map_err(|errno| unreadable(errno, "content", node))? {
-                0 => break,
-                n => {
-                    self.lane.put_back(node, at, &block[..n])?;
-                    at += n as u64;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The copies may differ, and not because of the replica.
-    fn doubt(&self, errno: Errno, doing: String) {
-        if self.lane.is_open() {
-            self.fail(Fault::new(errno, doing));
-        }
-    }
-
-    /// Carries what is queued for the replica, until that fails.
-    pub fn carry_queued(&self) {
-        self.lane.run(|fault| {
-            self.fail(fault);
+    /// Carries what is queued by `way`, until that closes.
+    fn carry_queued(&self, way: &Arc<Way>) {
+        way.run(|fault| {
+            self.fail(fault, way);
         });
     }
 
     /// Brings the replica up to date, times and all, while the mount goes on.
     pub fn settle_now(self: &Arc<Self>) {
         let nodes = self.times.take();
-        self.within_reason(move |mirror, too_long| mirror.carry_all(nodes, too_long));
+        self.within_reason(move |mirror, too_long| drop(mirror.carry_all(nodes, too_long)));
         self.settle_lane();
     }
 
@@ -572,13 +651,20 @@ impl Mirror {
     pub fn drain(self: &Arc<Self>) {
         self.gate.shut();
         let nodes = self.times.stop();
-        self.within_reason(move |mirror, too_long| mirror.carry_all(nodes, too_long));
+        self.within_reason(move |mirror, too_long| drop(mirror.carry_all(nodes, too_long)));
         self.settle_lane();
     }
 
     fn settle_lane(&self) {
-        if let Err(fault) = self.lane.settle() {
-            self.fail(fault);
+        if let Some(way) = self.lane.way() {
+            self.settle_way(&way);
+        }
+    }
+
+    /// Waits until everything acknowledged so far is on the replica, as long as that answers.
+    fn settle_way(&self, way: &Arc<Way>) {
+        if let Err(fault) = way.settle() {
+            self.fail(fault, way);
         }
     }
 
@@ -586,8 +672,10 @@ impl Mirror {
     /// here at the latest.
     #[must_use]
     pub fn lag(&self) -> Lag {
-        if let Some(fault) = self.lane.stalled() {
-            self.fail(fault);
+        if let Some(way) = self.lane.way()
+            && let Some(fault) = way.stalled()
+        {
+            self.fail(fault, &way);
         }
         self.lane.lag()
     }
@@ -598,9 +686,14 @@ impl Mirror {
     /// When the stamps could not be written: then the next mount compares.
     pub fn close(self: &Arc<Self>) -> std::result::Result<(), String> {
         self.drain();
+        self.tending.end(self.watch.long_patience());
+        let whole = self.is_whole();
+        if whole {
+            self.within_reason(|mirror, too_long| mirror.checkpoint(too_long));
+        }
         self.watch.close();
         self.room.close();
-        self.record.closed(self.lane.is_open())
+        self.record.closed(whole && self.is_whole())
     }
 
     /// The node that `name` in `parent` means, if the kernel knows it.
@@ -657,6 +750,19 @@ impl Mirror {
     pub fn replica_counts(&self) -> (u64, u64) {
         self.lane.counts()
     }
+}
+
+/// A change of nothing but a node's attributes.
+fn attributes_of(node: &Arc<Node>) -> Op<'static> {
+    let action = Action::SetAttr {
+        node: node.clone(),
+        uid: None,
+        gid: None,
+        mode: None,
+        atime: None,
+        mtime: None,
+    };
+    Op::new(Needs::DAEMON, action)
 }
 
 impl Outcome {

@@ -5,11 +5,13 @@
 //! to. Short writes are continued, a new object that came out different is a failure, and every
 //! failure says what was being done to what.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attach::refusal::Id;
+use super::failure::Named;
 use super::resync::{Lack, Lacks};
 use crate::store::op::{Action, Op};
 use crate::store::{Applied, Node, Piece, Scope, Space, Stat, Target, Time};
@@ -23,6 +25,21 @@ pub struct Fault {
     pub errno: Option<Errno>,
     /// What was being done, to what: "write to photos/img.raw".
     pub doing: String,
+    /// Whose fault it is.
+    pub whose: Whose,
+}
+
+/// Why the replica is not followed: not always because it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The replica's.
+    Replica,
+    /// The primary was not to wait for it.
+    Congestion,
+    /// The write-intent log cannot be written: what may differ is not known any more.
+    Log,
+    /// Someone asked for it.
+    Pause,
 }
 
 impl Fault {
@@ -32,13 +49,73 @@ impl Fault {
         Self {
             errno: Some(errno),
             doing,
+            whose: Whose::Replica,
+        }
+    }
+
+    /// One without a call that failed.
+    #[must_use]
+    pub fn without_errno(whose: Whose, doing: &str) -> Self {
+        Self {
+            errno: None,
+            doing: doing.to_owned(),
+            whose,
+        }
+    }
+
+    /// The write-intent log could not be written: what may differ is not known any more.
+    #[must_use]
+    pub fn of_log(errno: Errno) -> Self {
+        Self {
+            errno: Some(errno),
+            doing: "writing the write-intent log".to_owned(),
+            whose: Whose::Log,
         }
     }
 
     /// The page of the manual.
     #[must_use]
     pub fn id(&self) -> Id {
-        self.errno.map_or(Id::PulledAhead, |_| Id::ReplicaFailed)
+        match self.whose {
+            Whose::Replica => Id::ReplicaFailed,
+            Whose::Congestion => Id::PulledAhead,
+            Whose::Log => Id::LogLost,
+            Whose::Pause => Id::Paused,
+        }
+    }
+
+    /// Whether something is not where it was looked for, or something else is: no failure while a
+    /// replica is being healed, which is known to lack things.
+    #[must_use]
+    pub fn is_about_names(&self) -> bool {
+        let about_names = |errno| {
+            matches!(
+                errno,
+                Errno::NOENT
+                    | Errno::STALE
+                    | Errno::EXIST
+                    | Errno::NOTDIR
+                    | Errno::ISDIR
+                    | Errno::NOTEMPTY
+            )
+        };
+        self.errno.is_some_and(about_names)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doing = &self.doing;
+        match (self.whose, self.errno) {
+            (Whose::Replica | Whose::Congestion, Some(errno)) => {
+                write!(f, "replica failed: {} ({doing})", Named(errno))
+            }
+            (Whose::Replica | Whose::Congestion, None) => {
+                write!(f, "replica left behind: {doing}")
+            }
+            (Whose::Log, Some(errno)) => write!(f, "{doing} failed: {}", Named(errno)),
+            (Whose::Log | Whose::Pause, _) => f.write_str(doing),
+        }
     }
 }
 
@@ -322,6 +399,22 @@ impl Replica {
     ) -> std::result::Result<(), Fault> {
         let done = self.target.barrier_beside(node, scope, primary);
         self.heard(done, "fsync of", node)
+    }
+
+    /// Makes everything on it durable.
+    ///
+    /// # Errors
+    /// A fault when it is not.
+    pub fn sync_all(&self) -> std::result::Result<(), Fault> {
+        let done = self.target.sync_all();
+        self.and_behind(done)
+            .map_err(|errno| Fault::new(errno, "making everything durable".to_owned()))
+    }
+
+    /// What a node is like there, where it can be reached.
+    #[must_use]
+    pub fn stat(&self, node: &Arc<Node>) -> Option<Stat> {
+        self.target.twin(node)
     }
 
     /// Sizes of the replica's file system.

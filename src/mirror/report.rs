@@ -60,6 +60,113 @@ pub struct Replica {
     pub written_bytes: u64,
     /// I/O errors it gave since mount.
     pub errors: u64,
+    /// How far bringing it up to date is, or how far the last time went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<Resync>,
+    /// What its write-intent log did since mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogCounts>,
+}
+
+/// How far bringing a replica up to date is. Of what is left only that much is known: it may grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// Whether it is still going on.
+    pub running: bool,
+    /// Files compared or copied.
+    pub files_done: u64,
+    /// Directories listed.
+    #[serde(default)]
+    pub dirs_done: u64,
+    /// Files known to be left.
+    pub files_left: u64,
+    /// Bytes compared or copied.
+    pub bytes_done: u64,
+    /// Bytes known to be left.
+    pub bytes_left: u64,
+    /// Of late.
+    pub bytes_per_second: u64,
+    /// How long it will take, where that can be told.
+    pub eta_seconds: Option<u64>,
+    /// When it began, in seconds since 1970.
+    pub since: i64,
+    /// How long it has taken so far, or took, in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// What a write-intent log holds, and did since mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogCounts {
+    /// Marks alive.
+    pub marks: u64,
+    /// Those of them whose objects may differ.
+    pub dirty_marks: u64,
+    /// Marks appended.
+    pub appended: u64,
+    /// Times the log was made durable.
+    pub flushes: u64,
+    /// Marks cleared.
+    pub cleared: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// What `mirrorfs sync` asked for, by the numbers that the daemon gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Syncs {
+    /// All up to this one are honoured: the copies were equal and durable, and no mark was left.
+    pub done: u64,
+    /// All up to this one are over, honoured or given up.
+    pub over: u64,
+    /// Why the last one was given up.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// Names as they are, whatever bytes they have: base64 on the wire.
+pub mod raw {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Bytes as text.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    /// Text as bytes.
+    ///
+    /// # Errors
+    /// When it is not base64.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// An object that may differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dirty {
+    /// Relative to the roots, as it was last known; empty for the root. Any bytes but NUL.
+    #[serde(with = "raw")]
+    pub path: Vec<u8>,
+    /// What of it: `node`, `data`, `dir`, `dirdata`, `moved`, `tree`.
+    pub aspect: String,
+    /// The bytes concerned, of `data`: offset and length; `None` to the end of the file.
+    #[serde(default)]
+    pub range: Option<(u64, Option<u64>)>,
+}
+
+/// The objects that may differ, as many as were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyList {
+    /// The first of them.
+    pub objects: Vec<Dirty>,
+    /// All of them.
+    pub total: u64,
 }
 
 /// The last full comparison.
@@ -144,4 +251,13 @@ pub struct Report {
     /// What was answered from memory since mount.
     #[serde(default)]
     pub stat_cache: Option<crate::metrics::CacheCounts>,
+    /// Whether the replica is set aside (`mirrorfs pause`).
+    #[serde(default)]
+    pub paused: bool,
+    /// Why the copies are only believed to be equal, in a sentence.
+    #[serde(default)]
+    pub unverified: Option<String>,
+    /// What became of each `mirrorfs sync`.
+    #[serde(default)]
+    pub syncs: Syncs,
 }

@@ -7,7 +7,8 @@
 use std::fmt;
 
 /// What is known about one replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ReplicaState {
     /// Nothing acknowledged is missing from it.
     InSync,

@@ -12,9 +12,12 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
+use crate::journal::{Intent as Survives, Journal};
 use crate::store::direct::LARGE;
 use crate::store::{Applied, Piece, Scope, Side, Time, Tree};
 use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
+
+mod lost;
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
 struct Gate {
@@ -146,6 +149,12 @@ impl Target for Gate {
     fn space(&self) -> Result<Space> {
         Target::space(&self.tree)
     }
+    fn sync_all(&self) -> Result<()> {
+        self.tree.sync_all()
+    }
+    fn twin(&self, node: &Arc<Node>) -> Option<Stat> {
+        self.tree.twin(node)
+    }
 }
 
 #[derive(Default)]
@@ -156,6 +165,17 @@ impl Record for Note {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(2)
     }
+    fn log_lost(&self, _: &Fault) -> Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    fn healed(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+    fn vouches(&self) -> bool {
+        true
+    }
+    fn leave(&self) {}
     fn closed(&self, _: bool) -> std::result::Result<(), String> {
         Ok(())
     }
@@ -187,7 +207,7 @@ const WIDE: window::Limits = window::Limits {
 impl Bench {
     fn new(limits: Option<window::Limits>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let [primary, replica] = ["p", "r"].map(|name| {
+        let [primary, replica, log] = ["p", "r", "log"].map(|name| {
             let path = dir.path().join(name);
             rustix::fs::mkdir(&path, Mode::RWXU).expect("mkdir");
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -201,6 +221,7 @@ impl Bench {
             })
         };
         let engine = Arc::new(Engine::new(Wish::Auto).expect("some way"));
+        let roots = [&primary, &replica].map(|root| root.try_clone().expect("dup"));
         let again = primary.try_clone().expect("dup");
         let first = gate(Tree::new(Side::Primary, again, 4096));
         let source = Arc::new(Tree::new(Side::Primary, primary, 4096));
@@ -210,7 +231,7 @@ impl Bench {
         let note = Arc::new(Note::default());
         let target: Arc<dyn Target> = gate.clone();
         let replica = replica::Replica::new(target, resync::Lacks::default());
-        let lane = Lane::new(replica, limits, true);
+        let lane = Lane::new(limits);
         let lane = match limits {
             Some(_) => {
                 // Fewer than may wait: what does not fit is kept elsewhere.
@@ -219,10 +240,20 @@ impl Bench {
             }
             None => lane,
         };
+        let journal = Journal::create(log, 1, 0, Survives::Crash).expect("a log");
+        let [primary_root, root] = roots;
         let mirror = Arc::new(Mirror::new(Parts {
+            intent: Some(Intent::new(Arc::new(journal), source.clone())),
             source,
             primary: first.clone(),
             lane,
+            replica: Some(Reached { replica, root }),
+            to_heal: false,
+            way_back: None,
+            at_once: true,
+            replica_path: String::new(),
+            bytes_per_second: None,
+            primary_root,
             nodes: nodes.clone(),
             record: note.clone(),
             policy: OnReplicaError::Degrade,
@@ -231,10 +262,8 @@ impl Bench {
             patience: LIMITS.patience,
             workers: 0,
         }));
-        if limits.is_some() {
-            let carrying = mirror.clone();
-            std::thread::spawn(move || carrying.carry_queued());
-        }
+        let tended = mirror.clone();
+        std::thread::spawn(move || tended.tend());
         Self {
             dir,
             engine,

@@ -68,10 +68,14 @@ impl Times {
         Some(std::mem::take(&mut waiting.nodes))
     }
 
-    /// Takes all that wait now.
+    /// Takes all that wait now, once the settling thread is done with what it has taken.
     #[must_use]
     pub fn take(&self) -> Vec<Arc<Node>> {
-        std::mem::take(&mut self.waiting.lock().nodes)
+        let mut waiting = self.waiting.lock();
+        while waiting.busy {
+            self.some.wait(&mut waiting);
+        }
+        std::mem::take(&mut waiting.nodes)
     }
 
     /// The settling thread hangs on the replica: nobody is to wait for it.

@@ -18,16 +18,23 @@
 //! A sync may take long on a healthy disk. It has ten times as long, unless the replica does not even
 //! answer statfs(2); and its time begins when the primary's part is over.
 //!
+//! An errand belongs to the [`Way`] it was begun on. When that is closed nobody waits for it any more;
+//! the replica may have been taken in again by another way meanwhile, but never while one is late.
+//!
+//! Healing makes many calls in one hold. What waits for it waits only as long as it goes on: its
+//! errand has a *pulse*, and its time begins anew with each beat ([`Hold`]).
+//!
 //! Lock order: a shard's lock is taken last, and never held across I/O.
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::crew;
+use super::lane::Way;
 use super::order::Turn;
 use super::replica::Fault;
 use super::settle::Carried;
@@ -76,6 +83,15 @@ impl What {
     pub fn to(verb: &'static str, node: &Arc<Node>) -> Self {
         Self {
             node: Some(node.clone()),
+            ..Self::new(verb)
+        }
+    }
+
+    /// Something that may take long.
+    #[must_use]
+    pub fn long(verb: &'static str) -> Self {
+        Self {
+            sync: true,
             ..Self::new(verb)
         }
     }
@@ -136,6 +152,18 @@ impl Owed {
         drop(self.turn);
         self.rest.unwrap_or_else(|| Box::new(|_| ()))
     }
+
+    /// What is left to do; there is no turn.
+    #[must_use]
+    pub fn into_rest(self) -> Option<Rest> {
+        self.rest
+    }
+
+    /// The turn, for whoever has only asked something and begins now.
+    #[must_use]
+    pub fn into_turn(self) -> Option<Turn> {
+        self.turn
+    }
 }
 
 impl std::fmt::Debug for Owed {
@@ -147,7 +175,11 @@ impl std::fmt::Debug for Owed {
 #[derive(Debug)]
 struct Entry {
     ticket: u64,
+    /// The number of the way it goes by; 0 for none in particular.
+    way: u64,
     since: Instant,
+    /// What goes on as long as the replica answers, and how far it was at `since`.
+    pulse: Option<(Arc<AtomicU64>, u64)>,
     what: What,
     owed: Owed,
     /// Its thread is one of those that serve requests.
@@ -156,6 +188,19 @@ struct Entry {
     paused: bool,
     /// Somebody else has done the rest.
     taken: bool,
+}
+
+impl Entry {
+    /// How long it has been waiting for one answer.
+    fn age(&mut self) -> Duration {
+        if let Some((pulse, seen)) = &mut self.pulse {
+            let now = pulse.load(Ordering::Relaxed);
+            if std::mem::replace(seen, now) != now {
+                self.since = Instant::now();
+            }
+        }
+        self.since.elapsed()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +214,8 @@ struct Shard {
 pub struct Watch {
     shards: [Mutex<Shard>; SHARDS],
     late: AtomicUsize,
+    /// One that was late has come back since anyone asked.
+    returned: AtomicBool,
     patience: Duration,
     over: Mutex<bool>,
     ending: Condvar,
@@ -181,23 +228,57 @@ impl Watch {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             late: AtomicUsize::new(0),
+            returned: AtomicBool::new(false),
             patience,
             over: Mutex::new(false),
             ending: Condvar::new(),
         }
     }
 
-    /// The calling thread is about to call the replica.
-    pub fn begin(&self, what: What, turn: Option<Turn>, rest: Option<Rest>) -> Errand<'_> {
+    /// The calling thread is about to call the replica. It holds on to `way` until it is back;
+    /// without one, what it calls does not depend on which replica is followed.
+    pub fn begin(
+        &self,
+        way: Option<&Arc<Way>>,
+        what: What,
+        turn: Option<Turn>,
+        rest: Option<Rest>,
+    ) -> Errand<'_> {
+        self.enter(way, what, Owed { turn, rest }, None)
+    }
+
+    /// Healing is about to look at what it holds.
+    pub fn hold(&self, way: &Arc<Way>, turn: Turn, rest: Rest, pulse: Arc<AtomicU64>) -> Hold<'_> {
+        let owed = Owed {
+            turn: Some(turn),
+            rest: Some(rest),
+        };
+        let seen = pulse.load(Ordering::Relaxed);
+        let errand = self.enter(Some(way), What::new("healing"), owed, Some((pulse, seen)));
+        Hold {
+            turn: None,
+            errand: Some(errand),
+        }
+    }
+
+    fn enter(
+        &self,
+        way: Option<&Arc<Way>>,
+        what: What,
+        owed: Owed,
+        pulse: Option<(Arc<AtomicU64>, u64)>,
+    ) -> Errand<'_> {
         let shard = &self.shards[SHARD.get()];
         let mut held = shard.lock();
         let ticket = held.tickets;
         held.tickets += 1;
         held.entries.push(Entry {
             ticket,
+            way: way.map_or(0, |way| way.number()),
             since: Instant::now(),
+            pulse,
             what,
-            owed: Owed { turn, rest },
+            owed,
             inside: crew::is_inside(),
             paused: false,
             taken: false,
@@ -217,21 +298,36 @@ impl Watch {
         self.late.load(Ordering::Acquire)
     }
 
+    /// Whether one that was late has come back since this was asked last.
+    #[must_use]
+    pub fn has_returned(&self) -> bool {
+        self.returned.swap(false, Ordering::AcqRel)
+    }
+
     /// How long a replica may take to answer.
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// What has taken too long, if anything has.
-    fn overdue(&self, room: &Room) -> Option<String> {
+    /// How long anything may take that may take long.
+    #[must_use]
+    pub fn long_patience(&self) -> Duration {
+        self.patience.saturating_mul(SYNC_TIMES)
+    }
+
+    /// What has taken too long on this way, if anything has.
+    fn overdue(&self, way: &Way, room: &Room) -> Option<String> {
         for shard in &self.shards {
-            for entry in &shard.lock().entries {
-                let age = entry.since.elapsed();
-                if entry.taken || entry.paused || age < self.patience / 2 {
+            for entry in &mut shard.lock().entries {
+                if entry.taken || entry.paused || entry.way != way.number() {
                     continue;
                 }
-                let over = if entry.what.sync && age < self.patience * SYNC_TIMES {
+                let age = entry.age();
+                if age < self.patience / 2 {
+                    continue;
+                }
+                let over = if entry.what.sync && age < self.long_patience() {
                     let silent = room.ask();
                     age >= self.patience && silent >= self.patience / 4
                 } else {
@@ -245,14 +341,20 @@ impl Watch {
         None
     }
 
-    /// Takes over everything that has been under way for a moment. The turns go back at once: what
-    /// is left of one request may wait for another's.
-    fn take(&self) -> Vec<(bool, Owed)> {
+    /// Takes over everything that has been under way for a moment on another way than `open`: all
+    /// others are closed. What belongs to none has as long as the replica. The turns go back at
+    /// once: what is left of one request may wait for another's.
+    fn take(&self, open: Option<&Arc<Way>>) -> Vec<(bool, Owed)> {
+        let open = open.map_or(0, |way| way.number());
         let mut taken = Vec::new();
         let mut turns = Vec::new();
         for shard in &self.shards {
             for entry in &mut shard.lock().entries {
-                let moment = self.patience / LOOKS;
+                let moment = match entry.way {
+                    0 => self.patience,
+                    way if way == open => continue,
+                    _ => self.patience / LOOKS,
+                };
                 if entry.taken || entry.paused || entry.since.elapsed() < moment {
                     continue;
                 }
@@ -334,9 +436,36 @@ impl Errand<'_> {
             return Some(entry.owed);
         }
         crew::was_replaced();
+        self.watch.returned.store(true, Ordering::Release);
         self.watch.late.fetch_sub(1, Ordering::AcqRel);
         tracing::info!("the replica has answered after all: {}", entry.what.words());
         None
+    }
+}
+
+/// A turn of healing, which the watchdog gives back if the replica hangs meanwhile.
+#[derive(Debug)]
+#[must_use]
+pub struct Hold<'a> {
+    turn: Option<Turn>,
+    errand: Option<Errand<'a>>,
+}
+
+impl From<Turn> for Hold<'_> {
+    fn from(turn: Turn) -> Self {
+        Self {
+            turn: Some(turn),
+            errand: None,
+        }
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        drop(self.turn.take());
+        if let Some(errand) = self.errand.take() {
+            drop(errand.end());
+        }
     }
 }
 
@@ -368,24 +497,22 @@ impl Mirror {
     }
 
     /// What goes into a queue may have to wait for room there, and minds that by itself.
-    pub(super) fn wait_in_line(&self, errand: &Errand<'_>) {
-        if self.lane.is_queued() {
+    pub(super) fn wait_in_line(way: &Way, errand: &Errand<'_>) {
+        if way.is_queued() {
             _ = errand.pause();
         }
     }
 
     /// Ends what has waited for the replica for too long.
     pub(super) fn look(self: &Arc<Self>) {
-        if let Some(fault) = self.lane.stalled() {
-            self.fail(fault);
+        if let Some(way) = self.lane.way() {
+            let overdue = || self.watch.overdue(&way, &self.room);
+            let overdue = || overdue().map(|doing| Fault::new(Errno::TIMEDOUT, doing));
+            if let Some(fault) = way.stalled().or_else(overdue) {
+                self.fail(fault, &way);
+            }
         }
-        if self.lane.is_open() {
-            let Some(doing) = self.watch.overdue(&self.room) else {
-                return;
-            };
-            self.fail(Fault::new(Errno::TIMEDOUT, doing));
-        }
-        let taken = self.watch.take();
+        let taken = self.watch.take(self.lane.way().as_ref());
         if taken.is_empty() {
             return;
         }
@@ -408,8 +535,10 @@ impl Mirror {
     /// Asks the replica for its room whenever somebody wants to know, until [`Self::close`].
     pub fn measure(self: &Arc<Self>) {
         self.room.answer(|| {
-            let errand = self.watch.begin(What::new("statfs"), None, None);
-            let space = self.lane.space().ok();
+            let way = self.lane.way()?;
+            let what = What::new("statfs");
+            let errand = self.watch.begin(Some(&way), what, None, None);
+            let space = way.space().ok();
             errand.end().and(space)
         });
     }

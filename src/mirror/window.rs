@@ -19,6 +19,7 @@
 //! Lock order: the window's lock is taken last and never held across I/O.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -128,7 +129,7 @@ impl<T> Window<T> {
     ///
     /// # Errors
     /// Why there is none, and will be none.
-    pub fn reserve(&self, bytes: usize) -> Result<Ticket<'_, T>, Obstacle> {
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Ticket<T>, Obstacle> {
         let bytes = bytes as u64;
         let mut state = self.state.lock();
         // What is larger than the window goes through alone.
@@ -149,7 +150,7 @@ impl<T> Window<T> {
         });
         let number = state.first + state.slots.len() as u64 - 1;
         Ok(Ticket {
-            window: self,
+            window: self.clone(),
             number,
             used: false,
         })
@@ -297,13 +298,13 @@ impl<T> Window<T> {
 
 /// A place in the order; void if it is dropped unfilled.
 #[derive(Debug)]
-pub struct Ticket<'a, T> {
-    window: &'a Window<T>,
+pub struct Ticket<T> {
+    window: Arc<Window<T>>,
     number: u64,
     used: bool,
 }
 
-impl<T> Ticket<'_, T> {
+impl<T> Ticket<T> {
     /// Hands over what the replica is to do.
     pub fn fill(mut self, load: T) {
         self.used = true;
@@ -311,7 +312,7 @@ impl<T> Ticket<'_, T> {
     }
 }
 
-impl<T> Drop for Ticket<'_, T> {
+impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
         if !self.used {
             self.window.put(self.number, Load::Void);
@@ -343,7 +344,7 @@ mod tests {
 
     #[test]
     fn loads_come_out_in_the_order_of_tickets_without_the_void_ones() {
-        let window = Window::new(LIMITS);
+        let window = Arc::new(Window::new(LIMITS));
         let tickets: Vec<_> = (0..5)
             .map(|_| window.reserve(0).expect("there is room"))
             .collect();
@@ -364,14 +365,14 @@ mod tests {
             pull_ahead: true,
             ..LIMITS
         };
-        let window = Window::new(limits);
+        let window = Arc::new(Window::new(limits));
         let large = window.reserve(1 << 20).expect("alone it fits");
         assert_eq!(window.reserve(0).err(), Some(Obstacle::Full));
         large.fill(1);
         assert_eq!(drained(&window), [1]);
         assert!(window.reserve(0).is_ok());
 
-        let window = Window::new(LIMITS);
+        let window = Arc::new(Window::new(LIMITS));
         window.reserve(1 << 20).expect("alone it fits").fill(1);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| window.reserve(0).map(|ticket| ticket.fill(2)));
@@ -385,10 +386,10 @@ mod tests {
 
     #[test]
     fn who_waits_for_a_lane_that_does_not_answer_hears_of_it() {
-        let window = Window::new(Limits {
+        let window = Arc::new(Window::new(Limits {
             patience: Duration::ZERO,
             ..LIMITS
-        });
+        }));
         window.reserve(0).expect("there is room").fill(1);
         let mut batch = VecDeque::new();
         assert!(window.take(&mut batch));
@@ -403,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_ticket_that_outlives_the_window_is_nothing() {
-        let window = Window::new(LIMITS);
+        let window = Arc::new(Window::new(LIMITS));
         let (one, two) = (window.reserve(0), window.reserve(0));
         window.close();
         one.expect("there was room").fill(1);

@@ -10,22 +10,26 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion};
+use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion, Resync};
+use super::first_look;
 use super::keeper::{Heard, Keeper};
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
 use super::transport::Transport;
 use crate::fs::{Caching, MirrorFs};
 use crate::mirror::attach::decide::{Asked, Typed};
+use crate::mirror::attach::log::Keeping;
+use crate::mirror::attach::refusal::{Id, Refusal as MirrorRefusal};
 use crate::mirror::attach::{self, AttachError, Attached, Options};
-use crate::mirror::failure::{Named, show_path};
+use crate::mirror::failure::{Copy, Failure, Named, show_path};
+use crate::mirror::intent::Intent;
 use crate::mirror::lane::Lane;
-use crate::mirror::replica::{self, Fault};
+use crate::mirror::replica::{self, Fault, Whose};
 use crate::mirror::report::Scan;
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Summary};
 use crate::mirror::window::Limits;
-use crate::mirror::{Degraded, Health, Mirror, Parts, Record};
+use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record, Verified, WayBack};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
 use crate::sys::{Errno, clock, creds};
@@ -93,27 +97,37 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let scan = scan_of(config, &attached, began);
     let attached = Arc::new(attached);
 
+    let verified = first_look::before(&attached, config);
+    let roots = [Some(&primary_root), replica_root.as_ref().ok()];
+    let roots = roots.map(|root| root.and_then(|root| root.try_clone().ok()));
     let engine = engine_of(config)?;
+    let journal = attached.take_journal().map(Arc::new);
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let allowed = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS);
     let ahead = config.mode == When::Async;
     let doubles = if ahead { allowed / DOUBLES_PART } else { 0 };
     let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
     let each = count((allowed - doubles) / 2);
-    let primary = Arc::new(Tree::new(Side::Primary, primary_root, each));
+    let own = primary_root.try_clone();
+    let own = own.map_err(|e| Refusal::system(e.to_string()))?;
+    let primary = Arc::new(Tree::new(Side::Primary, own, each));
     let open = attached.is_in_sync();
-    let target: Arc<dyn Target> = match replica_root {
-        Ok(root) => {
-            let tree = Tree::new(Side::Replica, root, each).with_engine(engine.clone());
-            Arc::new(if ahead {
-                tree.past_cache(count(doubles))
-            } else {
-                tree
-            })
-        }
-        // Never asked for anything: its lane is closed from the start.
-        Err(_) => primary.clone(),
+    let there = There {
+        attached: attached.clone(),
+        config: config.clone(),
+        engine: engine.clone(),
+        descriptors: each,
+        doubles: count(doubles),
     };
+    let to_heal = attached.is_resyncing();
+    let open = open || to_heal;
+    let replica = replica_root
+        .ok()
+        .filter(|_| open)
+        .map(|root| there.replica(root));
+    let replica = replica.transpose().map_err(|errno| {
+        Refusal::system(format!("the replica cannot be opened: {}.", Named(errno)))
+    })?;
     let root = primary.root_stat().map_err(|errno| {
         Refusal::refused(format!("the primary cannot be read: {}.", Named(errno)))
     })?;
@@ -138,25 +152,36 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let mirror = Arc::new(Mirror::new(Parts {
         source: source.clone(),
         primary,
-        lane: lane_of(
-            config,
-            replica::Replica::new(target, attached.lacks()),
-            open,
-            &engine,
-        ),
+        lane: lane_of(config, &engine),
+        replica,
+        to_heal,
+        intent: journal.map(|journal| Intent::new(journal, source.clone())),
+        way_back: Some(Box::new(there)),
+        replica_path: config.replicas[0]
+            .place
+            .typed
+            .to_string_lossy()
+            .into_owned(),
+        at_once: config.resync == Resync::Auto,
+        bytes_per_second: config.bwlimit,
+        primary_root,
         nodes: nodes.clone(),
         record: attached.clone(),
         policy: config.on_replica_error,
         sync_both: config.fsync == Fsync::Both,
-        health: health_of(&attached),
+        health: health_of(&attached, verified.clone()),
         patience: config.replica_timeout,
         workers: super::workers(),
     }));
     start("watchdog", &mirror, Mirror::watch)?;
     start("room", &mirror, Mirror::measure)?;
     start("times", &mirror, Mirror::settle_times)?;
-    if config.mode == When::Async {
-        start("lane-1", &mirror, |mirror| mirror.carry_queued())?;
+    start("tend", &mirror, Mirror::tend)?;
+    if verified == Verified::NotYet
+        && let [Some(primary), Some(replica)] = roots
+    {
+        let (attached, stop) = (attached.clone(), signals.stop_switch());
+        first_look::meanwhile(attached, mirror.clone(), config, [primary, replica], stop)?;
     }
     let caching = Caching {
         shared_primary: config.shared_primary,
@@ -176,6 +201,53 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         keeper: Arc::new(Keeper::new(config, heard, &attached, scan)),
         transport,
     })
+}
+
+/// The replica of a mirror, and how to get there.
+struct There {
+    attached: Arc<Attached>,
+    config: MountConfig,
+    engine: Arc<Engine>,
+    /// Descriptors it may use, and how many more for writes past the page cache.
+    descriptors: usize,
+    doubles: usize,
+}
+
+impl There {
+    /// The replica below `root`.
+    fn replica(&self, root: OwnedFd) -> Result<Reached, Errno> {
+        let own = rustix::io::fcntl_dupfd_cloexec(&root, 0)?;
+        let tree = Tree::new(Side::Replica, own, self.descriptors).with_engine(self.engine.clone());
+        let target: Arc<dyn Target> = Arc::new(if self.config.mode == When::Async {
+            tree.past_cache(self.doubles)
+        } else {
+            tree
+        });
+        let replica = replica::Replica::new(target, self.attached.lacks());
+        Ok(Reached { replica, root })
+    }
+}
+
+impl WayBack for There {
+    fn reach(&self) -> Result<Reached, MirrorRefusal> {
+        let path = &self.config.replicas[0].place.path;
+        let root = self.attached.reattach(&|| open_root(path, &self.config));
+        let root = root.map_err(|refusal| *refusal)?;
+        let reached = self.replica(root).map_err(|errno| Failure {
+            copy: Copy::Replica,
+            path: Vec::new(),
+            call: "dup",
+            errno,
+        });
+        let begun = reached.and_then(|reached| self.attached.begin_resync().map(|()| reached));
+        begun.map_err(|failure| MirrorRefusal {
+            id: Id::StampFailed,
+            what: String::new(),
+            why: format!("{failure}."),
+            more: Vec::new(),
+            next: Vec::new(),
+        })
+    }
 }
 
 /// Starts one of the mirror's own threads.
@@ -206,10 +278,10 @@ fn engine_of(config: &MountConfig) -> Result<Arc<Engine>, Refusal> {
 }
 
 /// The way to the replica, and what waits on it.
-fn lane_of(config: &MountConfig, replica: replica::Replica, open: bool, engine: &Engine) -> Lane {
+fn lane_of(config: &MountConfig, engine: &Engine) -> Lane {
     let limits = limits_of(config);
-    let lane = Lane::new(replica, limits, open);
-    let Some(limits) = limits.filter(|_| open) else {
+    let lane = Lane::new(limits);
+    let Some(limits) = limits else {
         return lane;
     };
     let bytes = usize::try_from(limits.bytes.min(BUFFERS_MAX)).unwrap_or(0);
@@ -255,11 +327,13 @@ fn attach_roots(
         primary: bytes(&config.primary.typed),
         mountpoint: bytes(&config.mountpoint.typed),
         replica: bytes(&config.replicas[0].place.typed),
+        offline: false,
     };
     let asked = Asked {
         degraded: config.degraded,
         adopt: config.adopt,
         init: config.init,
+        discard: false,
     };
     let how = How {
         kept_max: LISTED_MAX,
@@ -271,6 +345,10 @@ fn attach_roots(
     let options = Options {
         asked,
         metadata_loss: config.metadata_loss,
+        log: Some(Keeping {
+            state_dir: config.state_dir.clone(),
+            intent: config.intent,
+        }),
         patience: ENDING,
         how,
     };
@@ -357,24 +435,44 @@ fn scan_of(config: &MountConfig, attached: &Attached, began: std::time::Instant)
     })
 }
 
-fn health_of(attached: &Attached) -> Health {
+fn health_of(attached: &Attached, verified: Verified) -> Health {
     let since = clock::now().tv_sec;
     let degraded = attached.degraded.as_ref().map(|refusal| Degraded {
-        fault: Fault {
-            errno: None,
-            doing: refusal.why.clone(),
-        },
+        fault: Fault::without_errno(Whose::Replica, &refusal.why),
         id: refusal.id,
         since,
     });
     Health {
         epoch: attached.epoch(),
         epoch_before: None,
+        verified,
+        resyncing: false,
         degraded,
     }
 }
 
 impl Record for Attached {
+    fn log_lost(&self, fault: &Fault) -> crate::sys::Result<()> {
+        self.doubt_all(fault.errno, &fault.doing)
+            .map_err(|failure| failure.errno)
+    }
+
+    fn healed(&self) -> Result<(), String> {
+        // What was only skipped in between has not changed what the stamps say.
+        if self.is_in_sync() {
+            return Ok(());
+        }
+        Self::healed(self).map_err(|failure| failure.to_string())
+    }
+
+    fn vouches(&self) -> bool {
+        self.is_primary_stamped()
+    }
+
+    fn leave(&self) {
+        self.leave_replica();
+    }
+
     fn degraded(&self, fault: &Fault) -> crate::sys::Result<u64> {
         self.mark_degraded(fault.errno, &fault.doing)
             .map_err(|failure| failure.errno)?;

@@ -88,7 +88,13 @@ fn waits(why: String) -> Refusal {
         .id("MF-0042")
 }
 
-fn copies(replica: &Spot, primary: &Spot, name: &str, shown: &str) -> Result<(), Refusal> {
+/// Neither copy may contain the other.
+pub(super) fn copies(
+    replica: &Spot,
+    primary: &Spot,
+    name: &str,
+    shown: &str,
+) -> Result<(), Refusal> {
     let refusal = match (replica.to(primary), primary.to(replica)) {
         (Relation::Same, _) => Refusal::refused(format!(
             "the replica {name} is the same directory as PRIMARY {shown}."

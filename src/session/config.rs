@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::check;
 use super::mountpoint;
 use super::refusal::{Refusal, errno_text};
+pub use crate::journal::Intent;
 pub use crate::mirror::attach::MetadataLoss;
 pub use crate::mirror::settle::OnReplicaError;
 use crate::sys::Errno;
@@ -66,6 +67,16 @@ pub enum Cache {
     Writethrough,
     /// Small writes: it collects them and makes them later.
     Writeback,
+}
+
+/// When a replica that lacks something is made equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resync {
+    /// As soon as it is within reach.
+    #[default]
+    Auto,
+    /// When `mirrorfs sync` or `mirrorfs resume` says so.
+    Manual,
 }
 
 /// How far the replica may be behind, unless said otherwise, in bytes.
@@ -179,6 +190,12 @@ pub struct MountRequest {
     pub ready_timeout: Option<Duration>,
     /// Journal and history.
     pub state_dir: Option<PathBuf>,
+    /// What the write-intent log survives.
+    pub intent: Intent,
+    /// When a replica that lacks something is made equal.
+    pub resync: Resync,
+    /// The most that healing and comparing may read and write, in bytes per second.
+    pub bwlimit: Option<u64>,
     /// Words of mount(8).
     pub flags: MountFlags,
     /// Say more.
@@ -256,6 +273,12 @@ pub struct MountConfig {
     pub ready_timeout: Duration,
     /// Journal and history.
     pub state_dir: PathBuf,
+    /// What the write-intent log survives.
+    pub intent: Intent,
+    /// When a replica that lacks something is made equal.
+    pub resync: Resync,
+    /// The most that healing and comparing may read and write, in bytes per second.
+    pub bwlimit: Option<u64>,
     /// Words of mount(8), with the primary's own filled in: no `None` left.
     pub flags: MountFlags,
     /// We are root and mount by ourselves; otherwise fusermount3 does.
@@ -319,6 +342,9 @@ impl MountConfig {
             ready_fd: request.ready_fd,
             ready_timeout: request.ready_timeout.unwrap_or(Duration::from_secs(30)),
             state_dir: absolute(&request.state_dir.unwrap_or_else(default_state_dir))?,
+            intent: request.intent,
+            resync: request.resync,
+            bwlimit: request.bwlimit,
             flags: request.flags,
             privileged,
             verbose: request.verbose,

@@ -1,31 +1,47 @@
 // SPDX-License-Identifier: MIT
-//! The control socket: one request, one answer, a line of JSON each.
+//! The control socket: one request, one answer or a stream of them, a line of JSON each.
 //!
 //! It is named by the device number of the mount, which mountinfo tells without touching the
 //! mount, and lives where only the daemon's own user can put a socket. Anyone who reaches it may
-//! ask for status; to unmount takes root or the daemon's own user.
+//! ask for status, which names nothing that mountinfo does not; everything else takes root or the
+//! daemon's own user.
+//!
+//! `wire` is what is said, `client` the asking end, `session/events.rs` the streams. What `sync`,
+//! `pause` and `resume` began goes on when the asker is gone; a comparison ends with whoever wanted
+//! to see it.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+mod client;
+#[cfg(test)]
+mod tests;
+pub(super) mod wire;
+
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
-use serde::{Deserialize, Serialize};
 
+use super::events::Streams;
 use super::refusal::Refusal;
-use crate::mirror::report::Report;
+use crate::mirror::events::Events;
+use crate::mirror::report::{DirtyList, Report};
+use crate::mirror::resync::{Progress, Summary};
 use crate::sys::files;
-use crate::sys::mountinfo::Mount;
+pub use client::{Asked, Changes, Client, Heard, Verifying};
+use wire::{Answer, REQUEST_MAX, Request, say};
+pub use wire::{Found, Verified, Verify};
 
 /// How long either side may take to say its line.
-const LINE_TIMEOUT: Duration = Duration::from_secs(10);
-/// No request is longer.
-const REQUEST_MAX: u64 = 64 * 1024;
+pub(super) const LINE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stream says something that often, if only that it is still there.
+pub(super) const STILL_THERE: Duration = Duration::from_secs(10);
 /// Conversations at one time; more are turned away by closing.
 const CONVERSATIONS_MAX: usize = 32;
+/// Dirty objects in one answer.
+const DIRTY_MAX: usize = 10_000;
 
 /// What the session asks of the mirror it serves. The mirror never unmounts: the session does.
 pub trait Controlled: Send + Sync {
@@ -39,6 +55,68 @@ pub trait Controlled: Send + Sync {
     /// In words, for the log: it does not stop the unmount.
     fn drain(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The objects that may differ, as many as `max`: what `status --dirty` lists.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    fn dirty(&self, max: usize) -> Result<DirtyList, Refusal> {
+        _ = max;
+        Err(not_yet("status --dirty"))
+    }
+
+    /// Begins to make the replica equal to the primary where it is marked, or everywhere if `full`,
+    /// then both durable and every mark cleared. Tries a failed replica at once. Returns at once
+    /// with the number under which the end is found in the report's `syncs`; goes on whoever asked.
+    ///
+    /// # Errors
+    /// Why it cannot begin: paused, split-brain, ending.
+    fn sync(&self, full: bool) -> Result<u64, Refusal> {
+        _ = full;
+        Err(not_yet("sync"))
+    }
+
+    /// Sets the replica aside: when this returns nothing of ours touches it, and what it misses is
+    /// remembered. Pausing twice is no error.
+    ///
+    /// # Errors
+    /// Why it cannot be: nothing could remember what it misses.
+    fn pause(&self) -> Result<(), Refusal> {
+        Err(not_yet("pause"))
+    }
+
+    /// Takes a paused replica back and begins to bring it up to date. Without a pause it tries a
+    /// failed one at once.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn resume(&self) -> Result<(), Refusal> {
+        Err(not_yet("resume"))
+    }
+
+    /// Where the changes of state are published. They are closed after [`Self::finish`].
+    ///
+    /// # Errors
+    /// When nobody publishes them.
+    fn events(&self) -> Result<Arc<Events>, Refusal> {
+        Err(not_yet("events"))
+    }
+
+    /// Compares the copies while they are in use, on the caller's thread, and repairs the replica if
+    /// asked. One at a time. Notes the result as the report's `scan`. Differences are reported that
+    /// are still there when nothing is on its way: no false alarm.
+    ///
+    /// # Errors
+    /// Why nothing was found out. When `stop` is set, soon after, of the kind `Interrupted`.
+    fn verify(
+        &self,
+        how: Verify,
+        stop: &Arc<AtomicBool>,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<Summary, Refusal> {
+        _ = (how, stop, progress);
+        Err(not_yet("verify of a mounted mirror"))
     }
 
     /// Shuts the gate: when this returns no change is under way and none will begin. Called when
@@ -59,34 +137,15 @@ pub trait Controlled: Send + Sync {
     }
 }
 
-/// What is asked over the socket.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "kebab-case")]
-enum Request {
-    /// How are you?
-    Status,
-    /// Drain and unmount.
-    Umount {
-        /// Hide the mount at once, end when the last file is closed.
-        lazy: bool,
-    },
-}
-
-/// What is answered.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "kebab-case")]
-enum Answer {
-    /// To `Status`.
-    Report { report: Box<Report> },
-    /// Unmounted; the daemon ends when the last file is closed.
-    Done,
-    /// No.
-    Refused { refusal: Refusal },
+/// What no part of this version does.
+fn not_yet(what: &str) -> Refusal {
+    Refusal::usage(format!("{what} is not in this version yet."))
+        .next("What can be done instead: mirrorfs help")
 }
 
 /// What the server calls.
 pub(super) trait Handler: Send + Sync {
-    fn report(&self) -> Report;
+    fn mirror(&self) -> &dyn Controlled;
     fn unmount(&self, lazy: bool) -> Result<(), Refusal>;
 }
 
@@ -97,6 +156,7 @@ pub(super) struct Server {
     /// Which socket of that name is ours: once unmounted, the next mount may be given the device
     /// number, and its daemon the name, before we are gone.
     own: Option<(u64, u64)>,
+    pub(super) streams: Arc<Streams>,
 }
 
 impl Server {
@@ -116,16 +176,19 @@ impl Server {
         files::remove_socket(&path)?;
         let listener = UnixListener::bind(&path)?;
         files::set_mode(&path, 0o666)?;
+        let streams = Arc::new(Streams::default());
+        let talked = Arc::clone(&streams);
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || listen(&listener, &handler))?;
+            .spawn(move || listen(&listener, &handler, &talked))?;
         let own = files::identity(&path);
-        Ok(Self { path, own })
+        Ok(Self { path, own, streams })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.streams.say_goodbye();
         if self.own.is_none() || files::identity(&self.path) != self.own {
             return;
         }
@@ -135,7 +198,7 @@ impl Drop for Server {
     }
 }
 
-fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>) {
+fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>, streams: &Arc<Streams>) {
     let talking = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
@@ -147,9 +210,10 @@ fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>) {
             continue;
         }
         let (handler, counter) = (Arc::clone(handler), Arc::clone(&talking));
+        let streams = Arc::clone(streams);
         let thread = std::thread::Builder::new().name("control-1".into());
         let started = thread.spawn(move || {
-            if let Err(e) = converse(&stream, &*handler) {
+            if let Err(e) = converse(&stream, &*handler, &streams) {
                 tracing::debug!("a control conversation broke off: {e}");
             }
             counter.fetch_sub(1, Ordering::AcqRel);
@@ -160,26 +224,35 @@ fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>) {
     }
 }
 
-fn converse(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
+fn converse(stream: &UnixStream, handler: &dyn Handler, streams: &Streams) -> io::Result<()> {
     stream.set_read_timeout(Some(LINE_TIMEOUT))?;
     stream.set_write_timeout(Some(LINE_TIMEOUT))?;
-    let mut line = String::new();
-    BufReader::new(stream.take(REQUEST_MAX)).read_line(&mut line)?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Request::Status) => Answer::Report {
-            report: Box::new(handler.report()),
+    let mut line = Vec::new();
+    BufReader::new(stream.take(REQUEST_MAX)).read_until(b'\n', &mut line)?;
+    let asked = Request::read(&line).and_then(|request| match request {
+        Request::Status => Ok(request),
+        other => allowed(stream).map(|()| other),
+    });
+    let mirror = handler.mirror();
+    let answered = match asked {
+        Ok(Request::Status) => Ok(Answer::Report {
+            report: Box::new(mirror.report()),
+        }),
+        Ok(Request::Umount { lazy }) => handler.unmount(lazy).map(|()| Answer::Done),
+        Ok(Request::Dirty { max }) => mirror
+            .dirty(max.min(DIRTY_MAX))
+            .map(|list| Answer::Dirty { list }),
+        Ok(Request::Sync { full }) => mirror.sync(full).map(|number| Answer::Begun { number }),
+        Ok(Request::Pause) => mirror.pause().map(|()| Answer::Done),
+        Ok(Request::Resume) => mirror.resume().map(|()| Answer::Done),
+        Ok(Request::Events) => match mirror.events() {
+            Ok(events) => return streams.listen(stream, &events),
+            Err(refusal) => Err(refusal),
         },
-        Ok(Request::Umount { lazy }) => {
-            match allowed(stream).and_then(|()| handler.unmount(lazy)) {
-                Ok(()) => Answer::Done,
-                Err(refusal) => Answer::Refused { refusal },
-            }
-        }
-        Err(_) => Answer::Refused {
-            refusal: Refusal::usage("the daemon does not know this request.")
-                .next("Daemon and command may be of different versions: mount again."),
-        },
+        Ok(Request::Verify { how }) => return streams.verify(stream, mirror, how),
+        Err(refusal) => Err(refusal),
     };
+    let answer = answered.unwrap_or_else(|refusal| Answer::Refused { refusal });
     say(stream, &answer)
 }
 
@@ -193,95 +266,6 @@ fn allowed(stream: &UnixStream) -> Result<(), Refusal> {
         Refusal::usage("only root or the user who mounted it may do that.")
             .next("Try again as root."),
     )
-}
-
-fn say<T: Serialize>(mut stream: &UnixStream, message: &T) -> io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    stream.write_all(&line)
-}
-
-/// The asking end.
-#[derive(Debug)]
-pub struct Client {
-    stream: UnixStream,
-    pid: Option<rustix::process::Pid>,
-}
-
-impl Client {
-    /// Reaches the daemon behind a mount.
-    ///
-    /// # Errors
-    /// `ENOENT` or `ECONNREFUSED` when there is none.
-    pub fn connect(mount: &Mount) -> io::Result<Self> {
-        let owner = mount.user_id().unwrap_or(0);
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for directory in directories(owner) {
-            match Self::connect_in(&directory, owner, mount) {
-                Ok(client) => return Ok(client),
-                Err(e) if last.kind() == io::ErrorKind::NotFound => last = e,
-                Err(_) => {}
-            }
-        }
-        Err(last)
-    }
-
-    fn connect_in(directory: &Path, owner: u32, mount: &Mount) -> io::Result<Self> {
-        if !files::owned_directory(directory, owner)? {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        let path = directory.join(name((mount.major, mount.minor)));
-        let stream = UnixStream::connect(path)?;
-        let peer = socket_peercred(&stream)?;
-        if peer.uid.as_raw() != owner && !peer.uid.is_root() {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        Ok(Self {
-            stream,
-            pid: Some(peer.pid),
-        })
-    }
-
-    /// The daemon's process.
-    #[must_use]
-    pub fn pid(&self) -> Option<rustix::process::Pid> {
-        self.pid
-    }
-
-    /// Asks how it is.
-    ///
-    /// # Errors
-    /// When the daemon does not answer in time.
-    pub fn report(self) -> io::Result<Report> {
-        match self.ask(&Request::Status, Some(LINE_TIMEOUT))? {
-            Answer::Report { report } => Ok(*report),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-
-    /// Asks it to drain and unmount, and waits that long for the answer.
-    ///
-    /// # Errors
-    /// Outside: it does not answer (a timeout is `WouldBlock`); inside: it says no.
-    pub fn unmount(self, lazy: bool, timeout: Duration) -> io::Result<Result<(), Refusal>> {
-        match self.ask(&Request::Umount { lazy }, Some(timeout))? {
-            Answer::Done => Ok(Ok(())),
-            Answer::Refused { refusal } => Ok(Err(refusal)),
-            Answer::Report { .. } => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-
-    fn ask(self, request: &Request, timeout: Option<Duration>) -> io::Result<Answer> {
-        self.stream.set_write_timeout(Some(LINE_TIMEOUT))?;
-        self.stream.set_read_timeout(timeout)?;
-        say(&self.stream, request)?;
-        let mut line = String::new();
-        BufReader::new(&self.stream).read_line(&mut line)?;
-        if line.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(serde_json::from_str(&line)?)
-    }
 }
 
 fn name((major, minor): (u32, u32)) -> String {

@@ -7,14 +7,19 @@ use std::sync::Arc;
 
 use super::config::{Cache, Fsync, Mode as When, MountConfig};
 use super::control::Controlled;
+use super::refusal::Refusal;
 use super::transport::Transport;
+use crate::journal::Aspect;
 use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
+use crate::mirror::events::Events;
 use crate::mirror::failure::{Named, errno_name};
-use crate::mirror::report::{Primary, Reason, Replica, Report, Scan};
+use crate::mirror::report::{
+    Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Scan, Syncs,
+};
 use crate::mirror::state::{MirrorState, ReplicaState};
-use crate::mirror::{Degraded, Mirror};
+use crate::mirror::{Degraded, Mirror, Verified};
 use crate::store::cache::Cache as StatCache;
 use crate::sys::{Errno, clock};
 use crate::uring::{Engine, Rung};
@@ -78,6 +83,8 @@ impl Keeper {
                 resync_files_opened: 0,
                 written_bytes: 0,
                 errors: 0,
+                resync: None,
+                log: None,
             }],
             scan,
             mounted_since: clock::now().tv_sec,
@@ -91,6 +98,9 @@ impl Keeper {
             cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
             stat_cache: None,
+            paused: false,
+            unverified: None,
+            syncs: Syncs::default(),
         };
         Self {
             heard,
@@ -99,51 +109,92 @@ impl Keeper {
         }
     }
 
-    /// Why it is degraded, and what to do about it.
-    fn explain(&self, report: &mut Report, degraded: &Degraded) {
-        let late = self.heard.mirror.late_calls();
-        let replica = &mut report.replicas[0];
-        let state = match degraded.id {
-            Id::ReplicaFailed => ReplicaState::Failed,
-            Id::PulledAhead => ReplicaState::Behind,
-            _ => ReplicaState::Missing,
+    /// Why nobody can say that the copies are equal, though nothing is known to be missing.
+    fn explain_unverified(&self, report: &mut Report) {
+        let Verified::Differs { count, first } = self.heard.mirror.health().verified else {
+            return;
         };
-        state.word().clone_into(&mut replica.state);
-        report.state = MirrorState::of([state]);
+        report.action = Some(format!("Look: mirrorfs verify {}", self.mountpoint));
+        report.reason = Some(Reason {
+            id: Id::Differences.to_string(),
+            errno: None,
+            text: format!(
+                "Someone changed a copy while the mirror was not mounted: {count} differences,\n\
+                 such as {first}"
+            ),
+            since: report.mounted_since,
+        });
+    }
+
+    /// Why it is not in-sync, and what to do about it.
+    fn explain(&self, report: &mut Report, state: ReplicaState, degraded: Option<Degraded>) {
+        let replica = &report.replicas[0];
+        let Some(degraded) = degraded else {
+            return self.explain_unverified(report);
+        };
         let errno = degraded.fault.errno;
-        let doing = &degraded.fault.doing;
-        let mut text = match (state, errno) {
-            (ReplicaState::Failed, Some(errno)) => format!(
-                "The replica stopped taking writes at {{since}}: {}.\n\
-                 Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies. It happened during: {doing}",
+        let (doing, at) = (&degraded.fault.doing, &self.mountpoint);
+        let remembered = "Files stay readable and writable. Changes since then are on the primary only,\n\
+                          and are remembered.";
+        let mut text = match (degraded.id, errno) {
+            (Id::ReplicaFailed, Some(errno)) => format!(
+                "The replica stopped taking writes at {{since}}: {}.\n{remembered} \
+                 It happened during: {doing}",
                 Named(errno)
             ),
-            (ReplicaState::Behind, _) => {
-                "The replica was left behind at {since}, when max-lag was \
-                 reached (on-congestion=pull-ahead).\n\
-                 Files stay readable and writable. Changes since then are on the primary only;\n\
-                 the next mount compares the copies."
-                    .to_owned()
-            }
+            (Id::PulledAhead, _) => format!(
+                "The replica was left behind at {{since}}, when max-lag was \
+                 reached (on-congestion=pull-ahead).\n{remembered}"
+            ),
+            (Id::LogLost, errno) => format!(
+                "The write-intent log could not be written at {{since}}{}.\n\
+                 Files stay readable and writable. Changes since then are on the primary only,\n\
+                 and what may differ is not known any more: the copies have to be compared.",
+                errno.map_or(String::new(), |errno| format!(": {}", Named(errno)))
+            ),
+            (Id::Paused, _) => format!("The replica was set aside at {{since}}.\n{remembered}"),
             _ => format!(
                 "Mounted without the replica: {doing}\n\
-                 Changes are on the primary only."
+                 Changes are on the primary only, and are remembered."
             ),
         };
+        let late = self.heard.mirror.late_calls();
         if late > 0 {
             text += &format!("\nIt still has {late} calls to answer, and may carry them out.");
         }
-        let cure = match errno {
-            Some(Errno::NOSPC | Errno::DQUOT) => format!("Free space under {}", replica.path),
-            Some(Errno::ROFS) => format!("Make {} writable", replica.path),
-            _ => format!("See what is wrong with {}", replica.path),
+        let mut action = match (degraded.id, errno) {
+            (Id::LogLost, _) => Some(format!(
+                "Make sure that there is room for the log, then: mirrorfs umount {at}\n\
+                 and mount again with --adopt, which compares and makes the replica equal."
+            )),
+            (Id::Paused, _) => Some(format!("To take it in again: mirrorfs resume {at}")),
+            (Id::PulledAhead, _) => Some(format!(
+                "It is taken in again by itself. At once with: mirrorfs sync {at}"
+            )),
+            (_, Some(Errno::NOSPC | Errno::DQUOT)) => Some(format!(
+                "Free space under {}, then run: mirrorfs sync {at}",
+                replica.path
+            )),
+            (_, Some(Errno::ROFS)) => Some(format!(
+                "Make {} writable, then run: mirrorfs sync {at}",
+                replica.path
+            )),
+            _ => Some(format!(
+                "See what is wrong with {}, then run: mirrorfs sync {at}",
+                replica.path
+            )),
         };
-        report.action = Some(format!(
-            "{cure}, then: mirrorfs umount {at}\n\
-             and mount again with --adopt, which makes the replica equal.",
-            at = self.mountpoint
-        ));
+        if state == ReplicaState::Resyncing {
+            action = None;
+            text.push_str("\nIt is back, and is being made equal.");
+        } else if let Some(no) = self.heard.mirror.why_away() {
+            text.push_str(&format!("\nIt cannot be taken in: {} [{}]", no.why, no.id));
+            let commands: Vec<_> = no.commands().collect();
+            if !commands.is_empty() {
+                action = Some(commands.join("\n"));
+            }
+        }
+        report.action = action;
         report.reason = Some(Reason {
             id: degraded.id.to_string(),
             errno: errno.and_then(errno_name).map(str::to_owned),
@@ -185,15 +236,92 @@ impl Controlled for Keeper {
         let (transport, why) = self.heard.transport.stand();
         transport.clone_into(&mut report.transport);
         report.transport_reason = why;
-        if let Some(degraded) = &health.degraded {
-            self.explain(&mut report, degraded);
-        }
+        let state = self.heard.mirror.replica_state();
+        report.state = MirrorState::of([state]);
+        let replica = &mut report.replicas[0];
+        state.word().clone_into(&mut replica.state);
+        let marks = self.heard.mirror.dirty();
+        replica.dirty_files = marks.dirty_objects;
+        replica.dirty_bytes = marks.dirty_bytes;
+        replica.log = Some(LogCounts {
+            marks: marks.alive,
+            dirty_marks: marks.dirty,
+            appended: marks.appended,
+            flushes: marks.flushes,
+            cleared: marks.clears,
+            bytes: marks.log_bytes,
+        });
+        replica.resync = self.heard.mirror.healing();
+        replica.resync_files_opened = replica.resync.as_ref().map_or(0, |all| all.files_done);
+        report.paused = self.heard.mirror.is_paused();
+        report.syncs = self.heard.mirror.syncs();
+        self.explain(&mut report, state, health.degraded);
         report
     }
 
     fn drain(&self) -> Result<(), String> {
         self.heard.mirror.settle_now();
         Ok(())
+    }
+
+    fn dirty(&self, max: usize) -> Result<DirtyList, Refusal> {
+        let doubts = self.heard.mirror.doubts();
+        let total = doubts.len() as u64;
+        let objects = doubts.into_iter().take(max).map(|(mark, paths)| {
+            let (aspect, range) = match mark.aspect {
+                Aspect::Node => ("node", None),
+                Aspect::Data { start, end } => {
+                    let length = (end != u64::MAX).then(|| end.saturating_sub(start));
+                    ("data", Some((start, length)))
+                }
+                Aspect::Dir => ("dir", None),
+                Aspect::DirData => ("dirdata", None),
+                Aspect::Moved => ("moved", None),
+                Aspect::Tree => ("tree", None),
+            };
+            Dirty {
+                path: paths.first().map_or_else(Vec::new, |path| path.to_vec()),
+                aspect: aspect.to_owned(),
+                range,
+            }
+        });
+        Ok(DirtyList {
+            objects: objects.collect(),
+            total,
+        })
+    }
+
+    fn sync(&self, full: bool) -> Result<u64, Refusal> {
+        if self.heard.mirror.is_paused() {
+            return Err(Refusal::refused("the replica is set aside.").next(format!(
+                "To take it in again: mirrorfs resume {}",
+                self.mountpoint
+            )));
+        }
+        self.heard.mirror.sync_soon(full).map_err(|errno| {
+            let why = match errno {
+                Errno::NODATA => "there is no write-intent log: what differs is not known.".into(),
+                errno => format!("the write-intent log takes no mark: {}.", Named(errno)),
+            };
+            Refusal::refused(why).next(format!(
+                "To compare everything: mirrorfs umount {}, and mount again with --adopt",
+                self.mountpoint
+            ))
+        })
+    }
+
+    fn pause(&self) -> Result<(), Refusal> {
+        self.heard.mirror.pause();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), Refusal> {
+        self.heard.mirror.resume();
+        Ok(())
+    }
+
+    fn events(&self) -> Result<Arc<Events>, Refusal> {
+        Ok(self.heard.mirror.events())
     }
 
     fn close(&self) {

@@ -114,7 +114,13 @@ pub(super) fn serve(
     on_ready();
     let ended = live.decide(&arriving);
     notify("STOPPING=1\nEXTEND_TIMEOUT_USEC=300000000");
+    if let Ok(server) = &server {
+        server.streams.stop_verify();
+    }
     let finished = live.control.finish();
+    if let Ok(events) = live.control.events() {
+        events.close();
+    }
     drop(server);
     let place = config.mountpoint.path.display();
     match (ended, finished) {
@@ -336,8 +342,8 @@ impl Live {
 }
 
 impl Handler for Live {
-    fn report(&self) -> Report {
-        self.control.report()
+    fn mirror(&self) -> &dyn Controlled {
+        &*self.control
     }
 
     fn unmount(&self, lazy: bool) -> Result<(), Refusal> {

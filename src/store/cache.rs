@@ -561,6 +561,10 @@ impl<T: Source> Source for Cached<T> {
     fn space(&self) -> Result<Space> {
         Source::space(&*self.tree)
     }
+
+    fn handle(&self, node: &Arc<Node>) -> Box<[u8]> {
+        self.tree.handle(node)
+    }
 }
 
 impl<T: Target> Target for Cached<T> {
@@ -599,6 +603,10 @@ impl<T: Target> Target for Cached<T> {
         // What was to be allocated later is allocated now: the count of blocks may change.
         let _change = self.cache.change_of(node);
         self.tree.barrier(node, scope)
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        self.tree.sync_all()
     }
 
     fn space(&self) -> Result<Space> {

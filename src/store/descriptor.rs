@@ -253,10 +253,23 @@ impl Ring {
     /// before it is durable then.
     pub fn sync_once<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let seen = self.synced.load(Ordering::Acquire);
-        let _one = self.syncing.lock();
+        let one = self.syncing.lock();
         if self.synced.load(Ordering::Acquire) != seen {
             return Ok(());
         }
+        self.sync_held(&one, sync)
+    }
+
+    /// Runs `sync`, which makes everything written before it durable.
+    pub fn sync_now<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        self.sync_held(&self.syncing.lock(), sync)
+    }
+
+    fn sync_held<E>(
+        &self,
+        _one: &parking_lot::MutexGuard<'_, ()>,
+        sync: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
         let done = sync();
         self.synced.store(epoch, Ordering::Release);

@@ -94,6 +94,11 @@ pub trait Source: Send + Sync {
     fn extended_flags(&self, node: &Arc<Node>) -> Result<crate::sys::at::ExtendedFlags>;
     /// Sizes of the file system.
     fn space(&self) -> Result<Space>;
+    /// A handle by which the object is known to the file system, whatever its names; nothing where
+    /// there are none.
+    fn handle(&self, _node: &Arc<Node>) -> Box<[u8]> {
+        Box::default()
+    }
 }
 
 /// What came of an op on one tree.
@@ -164,6 +169,14 @@ pub trait Target: Send + Sync {
     fn conform(&self, node: &Arc<Node>, like: &Stat) -> Result<()>;
     /// The error of a sync in the background since the last call, if one failed.
     fn fault(&self) -> Option<crate::sys::Errno>;
+    /// What a node is like here, if it can be reached.
+    fn twin(&self, _node: &Arc<Node>) -> Option<Stat> {
+        None
+    }
+    /// Makes everything done so far durable.
+    fn sync_all(&self) -> Result<()> {
+        Ok(())
+    }
     /// Makes everything done to `node` so far durable. On the primary a failed sync (not a failed
     /// attempt to open the node) is kept on the node.
     fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()>;

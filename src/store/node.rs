@@ -12,7 +12,7 @@
 //! way from one side to the other) is boxed. `a_quiet_node_is_small` holds the number.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FileType;
@@ -266,6 +266,8 @@ pub struct Node {
     pub unsettled: AtomicBool,
     /// It may have set-id bits, so that writes must mind them (never false when it has).
     pub set_id: AtomicBool,
+    /// The mark in the write-intent log that covers it because it was born under one; 0 for none.
+    cover: AtomicU64,
     places: Mutex<Places>,
 }
 
@@ -280,6 +282,7 @@ impl Node {
             unsettled: AtomicBool::new(false),
             // Behind the mount anybody may set them.
             set_id: AtomicBool::new(shared || stat.mode & 0o6000 != 0),
+            cover: AtomicU64::new(0),
             places: Mutex::new(Places {
                 link: None,
                 replica_ino: 0,
@@ -414,6 +417,98 @@ impl Node {
         left
     }
 
+    /// Forgets who it is on the replica, and hands out what has to be closed: another object has
+    /// its name there, or it has another one. It is looked for under the names of the primary.
+    pub fn forget_twin(&self) -> Option<Arc<Descriptor>> {
+        let mut place = self.place(Side::Replica);
+        let open = place.take_open();
+        if place.places.replica_dev != LEFT {
+            place.places.replica_dev = UNSEEN;
+        }
+        drop(place);
+        self.align_names();
+        open
+    }
+
+    /// An op that changed its names was not carried to the replica: once that is healed it has the
+    /// same ones there.
+    pub fn align_names(&self) {
+        let mut places = self.places.lock();
+        let primary: Links = places.links(Side::Primary).iter().cloned().collect();
+        if places.replica_dev != LEFT {
+            places.edit(&[Side::Replica], |links| links.clone_from(&primary));
+        }
+    }
+
+    /// Whether it is known on the replica as this object, under the names of the primary.
+    #[must_use]
+    pub fn has_twin(&self, twin: Ident) -> bool {
+        let places = self.places.lock();
+        let same = match places.rare.as_ref().and_then(|rare| rare.links.as_ref()) {
+            Some([p, r]) => {
+                let known = |l: &Link| r.iter().any(|other| other.is(&l.parent, &l.name));
+                p.len() == r.len() && p.iter().all(known)
+            }
+            None => true,
+        };
+        drop(places);
+        let ident = self.place(Side::Replica).ident();
+        same && ident.is_none_or(|ident| ident == twin)
+    }
+
+    /// Has a place on the replica again, not seen yet, unless no name leads to it.
+    pub(super) fn rejoin_replica(&self) {
+        let mut places = self.places.lock();
+        let named = self.id == super::nodes::ROOT_ID || !places.links(Side::Primary).is_empty();
+        if places.replica_dev == LEFT && named {
+            places.replica_dev = UNSEEN;
+        }
+    }
+
+    /// Whether it has no place on the replica any more.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.places.lock().replica_dev == LEFT
+    }
+
+    /// The mark that covers it because it was born under one, or 0.
+    #[must_use]
+    pub fn cover(&self) -> u64 {
+        self.cover.load(Ordering::Acquire)
+    }
+
+    /// Notes which mark covers it from now on; 0 for none.
+    pub fn set_cover(&self, mark: u64) {
+        self.cover.store(mark, Ordering::Release);
+    }
+
+    /// `mark` covers it no longer, unless another one does by now.
+    pub fn lose_cover(&self, mark: u64) {
+        let none = Ordering::AcqRel;
+        // Another one by now: that one stays.
+        let _other = self
+            .cover
+            .compare_exchange(mark, 0, none, Ordering::Acquire);
+    }
+
+    /// Where it lies on the primary, relative to the root: names joined by `/`, nothing for the
+    /// root. `None` when no name is known.
+    #[must_use]
+    pub fn path(&self) -> Option<Vec<u8>> {
+        let mut names = Vec::new();
+        let mut id = self.id;
+        let mut link = self.place(Side::Primary).links().first().cloned();
+        while id != super::nodes::ROOT_ID {
+            let Link { parent, name } = link?;
+            names.push(name);
+            id = parent.id;
+            link = parent.place(Side::Primary).links().first().cloned();
+        }
+        names.reverse();
+        let names = names.iter().map(|name| name.as_c_str().to_bytes());
+        Some(names.collect::<Vec<_>>().join(&b'/'))
+    }
+
     /// Takes its names out of it, for taking the whole tree apart.
     pub(super) fn take_links(&self) -> Vec<Link> {
         let mut places = self.places.lock();
@@ -481,7 +576,7 @@ mod tests {
     fn a_quiet_node_is_small() {
         let counts = 2 * size_of::<usize>();
         let bytes = chunk(size_of::<Node>() + counts);
-        assert_eq!((size_of::<Node>(), bytes), (88, 112));
+        assert_eq!((size_of::<Node>(), bytes), (96, 128));
         assert_eq!(size_of::<Name>(), 24);
         let nodes = Nodes::new(&stat(7, 2, true));
         let node = nodes.remember(&stat(7, 12, false), nodes.root(), &name("fifteen letters"));

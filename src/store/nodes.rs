@@ -239,10 +239,15 @@ impl Nodes {
         node
     }
 
+    /// What is seen from now on has no place on the replica.
+    pub fn set_left(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
     /// Forgets everything about the replica, descriptors and all: it has failed. Names that are not
     /// followed any more would keep moved directories alive for ever.
     pub fn leave_replica(&self) {
-        self.left.store(true, Ordering::Release);
+        self.set_left();
         let mut closing = Vec::new();
         for shard in &self.shards {
             let nodes: Vec<_> = shard.lock().by_id.iter().map(|n| n.0.clone()).collect();
@@ -250,6 +255,15 @@ impl Nodes {
         }
         // All have let go before the first is closed, which may take for ever.
         drop(closing);
+    }
+
+    /// The replica is back: what the kernel knows has a place on it again, where a name leads to it.
+    pub fn rejoin_replica(&self) {
+        self.left.store(false, Ordering::Release);
+        for shard in &self.shards {
+            let nodes: Vec<_> = shard.lock().by_id.iter().map(|n| n.0.clone()).collect();
+            nodes.iter().for_each(|node| node.rejoin_replica());
+        }
     }
 
     /// Takes back `count` lookups; the last one takes the node with it.

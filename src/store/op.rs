@@ -161,6 +161,18 @@ const EXCHANGE: u32 = rustix::fs::RenameFlags::EXCHANGE.bits();
 const COLLAPSE: u32 = rustix::fs::FallocateFlags::COLLAPSE_RANGE.bits();
 const INSERT: u32 = rustix::fs::FallocateFlags::INSERT_RANGE.bits();
 
+/// Whether `fallocate(2)` with these mode bits moves all content behind its range.
+#[must_use]
+pub fn moves_content(mode: u32) -> bool {
+    mode & (COLLAPSE | INSERT) != 0
+}
+
+/// Whether `renameat2(2)` with these flags exchanges two names.
+#[must_use]
+pub fn swaps(flags: u32) -> bool {
+    flags & EXCHANGE != 0
+}
+
 /// A part of the tree that an op needs to itself, for the time of its turn.
 ///
 /// Everything is an interval on one aspect of one node, so that "overlaps" is the only question:
@@ -226,13 +238,25 @@ impl Claim {
         }
     }
 
-    fn all_names(dir: &Node) -> Self {
+    /// Every name in `dir`.
+    #[must_use]
+    pub fn all_names(dir: &Node) -> Self {
         Self {
             node: dir.serial,
             aspect: Aspect::Names,
             start: 0,
             last: u64::MAX,
         }
+    }
+
+    /// Any claims in the one order common to all, each aspect of a node once.
+    #[must_use]
+    pub fn together(claims: impl IntoIterator<Item = Self>) -> Claims {
+        let mut claims: Claims = claims.into_iter().collect();
+        if !claims.is_empty() {
+            merge(&mut claims);
+        }
+        claims
     }
 
     /// Whether two claims cannot be held at once.
@@ -271,8 +295,11 @@ impl Op<'_> {
             } => {
                 claims.push(Claim::attributes(node));
                 // Two modes move everything behind (the kernel's FUSE client refuses them today).
-                let moves = mode & (COLLAPSE | INSERT) != 0;
-                let length = if moves { u64::MAX } else { *length };
+                let length = if moves_content(*mode) {
+                    u64::MAX
+                } else {
+                    *length
+                };
                 claims.push(Claim::data(node, *offset, length));
             }
             Action::CopyRange {
@@ -325,7 +352,7 @@ impl Op<'_> {
             } => {
                 claims.push(Claim::name(&from.0, &from.1));
                 claims.push(Claim::name(&to.0, &to.1));
-                if flags & EXCHANGE == 0 {
+                if !swaps(*flags) {
                     claims.extend(victim.iter().flat_map(Self::removed));
                 } else {
                     // It keeps its content, and only moves.
@@ -384,6 +411,18 @@ impl Op<'_> {
             | Action::Allocate { node, .. }
             | Action::CopyRange { to: node, .. } => Some(node),
             _ => None,
+        }
+    }
+
+    /// The node that is changed itself, if the op is about one that need not have a name.
+    #[must_use]
+    pub fn object(&self) -> Option<&Arc<Node>> {
+        match &self.action {
+            Action::SetAttr { node, .. }
+            | Action::SetFlags { node, .. }
+            | Action::SetXattr { node, .. }
+            | Action::RemoveXattr { node, .. } => Some(node),
+            _ => self.content(),
         }
     }
 

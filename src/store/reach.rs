@@ -107,6 +107,17 @@ impl Tree {
         let _ = self.ring.make_room();
     }
 
+    /// Makes everything done to this tree durable.
+    pub(super) fn sync_everything(&self) -> Result<()> {
+        let sync = || rustix::fs::syncfs(self.root.as_fd());
+        self.ring.sync_now(sync).inspect_err(|&errno| {
+            if self.side == Side::Primary {
+                let unsynced = self.ring.unsynced();
+                unsynced.iter().for_each(|node| node.keep_sync_error(errno));
+            }
+        })
+    }
+
     /// A sync failed that no application waits for: on the primary every later fsync of these
     /// nodes says so, on either side the mirror hears of it with the next op.
     fn sync_failed(&self, nodes: &[Arc<Node>], errno: Errno) {

@@ -294,6 +294,15 @@ impl Target for Tree {
         })
     }
 
+    fn twin(&self, node: &Arc<Node>) -> Option<Stat> {
+        let object = self.open(node, Access::Path).ok()?;
+        Stat::of(object.as_fd()).ok()
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        self.sync_everything()
+    }
+
     fn space(&self) -> Result<Space> {
         self.measure()
     }

@@ -269,6 +269,14 @@ impl Source for Tree {
     fn space(&self) -> Result<Space> {
         self.measure()
     }
+
+    fn handle(&self, node: &Arc<Node>) -> Box<[u8]> {
+        let object = self.open(node, Access::Path);
+        object.map_or_else(
+            |_| Box::default(),
+            |object| sys::at::file_handle(object.as_fd()),
+        )
+    }
 }
 
 impl Tree {

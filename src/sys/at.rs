@@ -7,7 +7,7 @@
 //! magic link `/proc/self/fd/N`, which leads to the same object.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
@@ -318,4 +318,72 @@ pub fn fs_uuid(fd: BorrowedFd<'_>) -> Option<[u8; 16]> {
         return None;
     }
     answer[1..].try_into().ok()
+}
+
+/// Bytes of the longest handle any file system gives (`MAX_HANDLE_SZ` of include/linux/exportfs.h).
+const HANDLE_MAX: u32 = 128;
+
+/// `struct file_handle` of fcntl.h, with room for the longest one.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; HANDLE_MAX as usize],
+}
+
+/// A handle by which the file system knows the object behind `fd` (`O_PATH` will do), whatever its
+/// names: its type, then its bytes. Nothing where the file system gives none.
+#[must_use]
+pub fn file_handle(fd: BorrowedFd<'_>) -> Box<[u8]> {
+    let mut found = FileHandle {
+        bytes: HANDLE_MAX,
+        kind: 0,
+        handle: [0; HANDLE_MAX as usize],
+    };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: the path is an empty C string, and `found` has room for the number of bytes it says.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut found,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    let length = usize::try_from(found.bytes).unwrap_or(0);
+    match found.handle.get(..length) {
+        Some(bytes) if code == 0 => [&found.kind.to_le_bytes(), bytes].concat().into(),
+        _ => Box::default(),
+    }
+}
+
+/// Opens (`O_PATH`) the object that [`file_handle`] gave `handle` of, on the file system of `root`,
+/// which must be really open.
+///
+/// # Errors
+/// `ESTALE` when there is no such object any more, `EPERM` without `CAP_DAC_READ_SEARCH`.
+pub fn open_handle(root: BorrowedFd<'_>, handle: &[u8]) -> Result<OwnedFd> {
+    let (kind, bytes) = handle.split_first_chunk::<4>().ok_or(Errno::INVAL)?;
+    let mut wanted = FileHandle {
+        bytes: u32::try_from(bytes.len()).map_err(|_| Errno::INVAL)?,
+        kind: i32::from_le_bytes(*kind),
+        handle: [0; HANDLE_MAX as usize],
+    };
+    let room = wanted.handle.get_mut(..bytes.len());
+    room.ok_or(Errno::INVAL)?.copy_from_slice(bytes);
+    // SAFETY: `wanted` holds as many bytes of a handle as it says.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            root.as_raw_fd(),
+            &raw mut wanted,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    let fd = checked(code)?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -61,6 +61,21 @@ pub fn own_directory(path: &Path, mode: u32, uid: u32) -> io::Result<()> {
     }
 }
 
+/// Makes the directory `path`, and those above it that are missing, for us alone (0700); or checks
+/// that the one there is ours and nobody else may write to it.
+///
+/// # Errors
+/// As [`own_directory`].
+pub fn own_directories(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(above)?;
+    }
+    own_directory(path, 0o700, rustix::process::geteuid().as_raw())
+}
+
 /// Whether `path` is a real directory of `uid` to which nobody else may write.
 ///
 /// # Errors

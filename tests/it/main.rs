@@ -5,7 +5,8 @@
 //! completely. Settings from the environment: `MIRRORFS_TEST_DIR` (where trees are made),
 //! `MIRRORFS_SEED` (repeats a random run), `MIRRORFS_CHURN`, `MIRRORFS_SECONDS`, `MIRRORFS_FSX`
 //! (longer random runs), `MIRRORFS_TEST_OPTIONS` (more `-o` options for every mirror, such as
-//! `cache=writeback`), `MIRRORFS_CHANGES` (of the stat cache), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
+//! `cache=writeback`), `MIRRORFS_CHANGES` (of the stat cache), `MIRRORFS_KILLS`, `MIRRORFS_CUTS`,
+//! `MIRRORFS_MILLION` (see `faults`), `MIRRORFS_TEST_NATIVE=1` (no product: tries out the tests themselves),
 //! `MIRRORFS_TEST_TELL=1` (prints what each parity story learned).
 #![allow(
     clippy::disallowed_methods,
@@ -20,10 +21,12 @@ mod compare_itself;
 mod degrade;
 mod direct;
 mod escape;
+mod faults;
 mod hang;
 mod known_issues;
 mod limits;
 mod posix;
+mod promote;
 mod random4;
 mod regress;
 mod requests;

@@ -53,6 +53,39 @@ pub struct Asked {
     pub adopt: bool,
     /// `--init`
     pub init: bool,
+    /// `sync --discard`: what only the replica has may be lost.
+    pub discard: bool,
+}
+
+/// What became of the write-intent log that the primary's stamp names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// Nobody looked: the stamp names none, or the caller wants none.
+    NotLooked,
+    /// Whole, and as new as the stamp.
+    Good,
+    /// Not there.
+    Missing,
+    /// There, and not to be relied upon: why, in words.
+    Damaged(String),
+    /// Whole, but older than the stamp.
+    Older,
+    /// The log of something else.
+    Other,
+}
+
+impl Log {
+    /// Why it cannot be relied upon; `None` when it can.
+    fn fault(&self) -> Option<String> {
+        Some(match self {
+            Self::Good => return None,
+            Self::NotLooked => "no write-intent log was looked at".to_owned(),
+            Self::Missing => "the write-intent log is missing".to_owned(),
+            Self::Damaged(why) => format!("the write-intent log cannot be read: {why}"),
+            Self::Older => "the write-intent log is older than the mirror".to_owned(),
+            Self::Other => "the write-intent log is another mirror's".to_owned(),
+        })
+    }
 }
 
 /// The paths as typed, for messages.
@@ -64,6 +97,8 @@ pub struct Typed {
     pub mountpoint: Vec<u8>,
     /// DIR of `--replica`
     pub replica: Vec<u8>,
+    /// It is not about a mount: `mirrorfs sync PRIMARY REPLICA`.
+    pub offline: bool,
 }
 
 /// What to do.
@@ -71,8 +106,12 @@ pub struct Typed {
 pub enum Decision {
     /// Fill the empty replica; the mirror keeps the identity of the primary's stamp, if it has one.
     Seed,
-    /// Both stamps say in-sync: believe them once a quick comparison agrees.
+    /// Both stamps say in-sync, and the log covers the replica: believe them, and compare later.
     Attach,
+    /// Both stamps say in-sync, no log says more: believe them once a quick comparison agrees.
+    AttachCompared,
+    /// The log remembers all that the replica may lack: attach at once, heal that live.
+    Heal,
     /// Compare everything, repair the replica from the primary.
     AdoptCompareRepair,
     /// Compare everything, change nothing; go on only if nothing differs.
@@ -90,6 +129,7 @@ pub fn decide(
     replica: Result<&Root, Errno>,
     asked: Asked,
     typed: &Typed,
+    log: &Log,
 ) -> Decision {
     let say = Say { typed };
     if let Some(refusal) = primary_unfit(primary, replica.ok(), asked, &say) {
@@ -119,6 +159,12 @@ pub fn decide(
             start_over(say.not_empty(), false)
         }
         (Found::Stamped(_), Found::Unstamped) if asked.adopt && !replica.empty => adopt(asked),
+        // A promoted copy has never had a replica: no disk of one can be missing.
+        (Found::Stamped(stamp), Found::Unstamped)
+            if replica.empty && stamp.replicas.is_empty() && stamp.is_at_rest() =>
+        {
+            Decision::Seed
+        }
         (Found::Stamped(stamp), Found::Unstamped) => {
             start_over(say.no_stamp(stamp, replica.empty), false)
         }
@@ -139,21 +185,21 @@ pub fn decide(
             if p.id != r.id {
                 return start_over(say.belongs_elsewhere(r.id, Some(p.id)), true);
             }
-            stamped_pair(primary, p, replica, r, asked, &say)
+            stamped_pair((primary, p), (replica, r), asked, &say, log)
         }
     }
 }
 
 /// Two stamps of one mirror.
 fn stamped_pair(
-    primary: &Root,
-    p: &Stamp,
-    replica: &Root,
-    r: &Stamp,
+    (primary, p): (&Root, &Stamp),
+    (replica, r): (&Root, &Stamp),
     asked: Asked,
     say: &Say<'_>,
+    log: &Log,
 ) -> Decision {
-    let fork = match p.compare_history(r) {
+    let history = p.compare_history(r);
+    let fork = match history {
         History::Diverged { since } => Some((since, "both copies changed without each other")),
         History::Newer { since } => Some((since, "the replica is ahead of the primary")),
         _ if r.session > p.session => Some((p.epoch(), "the replica is ahead of the primary")),
@@ -162,24 +208,75 @@ fn stamped_pair(
     if replica.empty && asked.init && !primary.empty {
         return Decision::Seed;
     }
-    if let Some((since, how)) = fork {
+    if let Some((since, how)) = fork.filter(|_| !asked.discard) {
         // Not excused by `degraded`: the primary may be the wrong, older one.
         return Decision::Refuse(Box::new(say.diverged(since, how)));
     }
     if asked.adopt {
         return Decision::AdoptCompareRepair;
     }
+    if was_promoted(primary, replica) {
+        return excused(asked, say.was_primary(p, r));
+    }
     if replica.is != Match::Replica {
         return excused(asked, say.clone_of("replica"));
     }
-    if let History::Stale { since } = p.compare_history(r) {
-        return excused(
-            asked,
-            say.stale(since, p.history.iter().find(|e| e.number > since)),
-        );
+    if primary.empty && !replica.empty {
+        // Only with `degraded`: healing and verifying are no answer to an emptied primary.
+        return excused(asked, say.blank_primary(true));
+    }
+    let at_rest =
+        history == History::Same && p.session == r.session && p.is_at_rest() && r.is_at_rest();
+    if at_rest && p.covered.is_none() && r.covered.is_none() {
+        return Decision::AttachCompared;
+    }
+    let uncovered = uncovered(p, r, log);
+    if uncovered.is_none() {
+        if at_rest && replica.empty != primary.empty {
+            return Decision::AttachCompared;
+        }
+        if at_rest {
+            return Decision::Attach;
+        }
+        // A primary at rest was stamped after its replica: that one is an older copy of itself.
+        if !p.is_at_rest() {
+            return Decision::Heal;
+        }
+    }
+    let mut refusal = not_believed(p, r, history, say, uncovered.as_deref());
+    if let (Some(why), Some(_)) = (uncovered, p.covered)
+        && !refusal.why.contains(&why)
+    {
+        refusal.more.insert(0, format!("And {why}."));
+    }
+    excused(asked, refusal)
+}
+
+/// Why the log does not remember all that the replica may lack; `None` when it does.
+fn uncovered(p: &Stamp, r: &Stamp, log: &Log) -> Option<String> {
+    if p.covered.is_none() {
+        return Some("no write-intent log covers this replica".to_owned());
+    }
+    if let Some(fault) = log.fault() {
+        return Some(fault);
+    }
+    let why = "the replica is an older copy of itself than the write-intent log is about";
+    (!p.covers(r)).then(|| why.to_owned())
+}
+
+/// Why two stamps of one mirror cannot be believed without a comparison.
+fn not_believed(
+    p: &Stamp,
+    r: &Stamp,
+    history: History,
+    say: &Say<'_>,
+    uncovered: Option<&str>,
+) -> Refusal {
+    if let History::Stale { since } = history {
+        return say.stale(since, p.history.iter().find(|e| e.number > since));
     }
     if r.session < p.session && p.life == Life::Clean {
-        return excused(asked, say.stale(p.epoch(), None));
+        return say.stale(p.epoch(), None);
     }
     for stamp in [p, r] {
         let why = match (&stamp.verdict, stamp.life) {
@@ -190,9 +287,18 @@ fn stamped_pair(
             (Verdict::InSync, Life::Open) => "the last mount did not end in order".into(),
             (Verdict::InSync, Life::Clean) => continue,
         };
-        return excused(asked, say.compare_again(&why));
+        return say.compare_again(&why);
     }
-    Decision::Attach
+    say.compare_again(uncovered.unwrap_or("their stamps do not agree"))
+}
+
+/// Both were made the primary of this mirror, one after the other.
+fn was_promoted(primary: &Root, replica: &Root) -> bool {
+    let (Found::Stamped(p), Found::Stamped(r)) = (&primary.found, &replica.found) else {
+        return false;
+    };
+    let both = primary.is == Match::Primary && replica.is == Match::Primary;
+    both && p.id == r.id && p.primary != r.primary
 }
 
 fn adopt(asked: Asked) -> Decision {
@@ -222,7 +328,8 @@ fn primary_unfit(
     if primary.is == Match::Replica {
         return Some(say.swapped("primary"));
     }
-    if replica.is_some_and(|replica| replica.is == Match::Primary) {
+    let swapped = |replica: &Root| replica.is == Match::Primary && !was_promoted(primary, replica);
+    if replica.is_some_and(swapped) {
         return Some(say.swapped("replica"));
     }
     let full = replica.is_some_and(|replica| !replica.empty);
@@ -259,6 +366,14 @@ impl Say<'_> {
     }
 
     fn mount(&self, words: &str) -> String {
+        if self.typed.offline {
+            let words = if words.contains("--init") {
+                "--init "
+            } else {
+                ""
+            };
+            return format!("mirrorfs sync {words}{} {}", self.primary(), self.replica());
+        }
         let (primary, mountpoint) = (self.primary(), show_path(&self.typed.mountpoint));
         format!(
             "mirrorfs mount {primary} {mountpoint} --replica {} {words}",
@@ -267,13 +382,31 @@ impl Say<'_> {
     }
 
     pub(super) fn refusal(&self, id: Id, why: String) -> Refusal {
+        let what = if self.typed.offline {
+            format!("cannot sync {} to {}", self.primary(), self.replica())
+        } else {
+            format!("cannot mount {}", show_path(&self.typed.mountpoint))
+        };
         Refusal {
             id,
-            what: format!("cannot mount {}", show_path(&self.typed.mountpoint)),
+            what,
             why,
             more: Vec::new(),
             next: Vec::new(),
         }
+    }
+
+    /// A refusal to take the replica back while the mirror serves: it is told to a log, not to
+    /// somebody who is about to mount.
+    pub(super) fn live(&self, mut refusal: Refusal) -> Box<Refusal> {
+        refusal.what = format!("cannot take the replica {} back", self.replica());
+        let alone = self.alone();
+        refusal.next.retain(|next| *next != alone);
+        if !refusal.next.is_empty() {
+            let first = format!("mirrorfs umount {}", show_path(&self.typed.mountpoint));
+            refusal.next.insert(0, ("First".to_owned(), first));
+        }
+        Box::new(refusal)
     }
 
     pub(super) fn alone(&self) -> (String, String) {
@@ -297,7 +430,7 @@ impl Say<'_> {
         )
     }
 
-    fn missing(&self, errno: Errno) -> Refusal {
+    pub(super) fn missing(&self, errno: Errno) -> Refusal {
         let why = format!(
             "the replica {} cannot be opened: {}.",
             self.replica(),
@@ -375,11 +508,12 @@ impl Say<'_> {
         let why = format!("{path} is the {is} of a mirror, not its {which}.");
         let mut refusal = self.refusal(Id::Swapped, why);
         let mountpoint = show_path(&self.typed.mountpoint);
-        let right = format!(
-            "mirrorfs mount {} {mountpoint} --replica {}",
-            self.replica(),
-            self.primary()
-        );
+        let (primary, replica) = (self.primary(), self.replica());
+        let right = if self.typed.offline {
+            format!("mirrorfs sync {replica} {primary}")
+        } else {
+            format!("mirrorfs mount {replica} {mountpoint} --replica {primary}")
+        };
         refusal.next = vec![("The other way round".to_owned(), right)];
         refusal
     }
@@ -454,7 +588,29 @@ impl Say<'_> {
         refusal
     }
 
-    fn compare_again(&self, reason: &str) -> Refusal {
+    fn was_primary(&self, p: &Stamp, r: &Stamp) -> Refusal {
+        let why = format!(
+            "the replica {} was this mirror's primary until epoch {}; it lacks what was changed since.",
+            self.replica(),
+            r.epoch()
+        );
+        let mut refusal = self.refusal(Id::Stale, why);
+        let when = p.history.iter().find(|epoch| epoch.number > r.epoch());
+        refusal.more = when
+            .map(|epoch| {
+                format!(
+                    "{} was promoted at {}.",
+                    self.primary(),
+                    clock::rfc3339(epoch.began)
+                )
+            })
+            .into_iter()
+            .collect();
+        refusal.next = vec![self.alone(), self.compared()];
+        refusal
+    }
+
+    pub(super) fn compare_again(&self, reason: &str) -> Refusal {
         let why = format!("the copies must be compared again: {reason}.");
         let mut refusal = self.refusal(Id::CompareAgain, why);
         refusal.next = vec![self.alone(), self.compared()];
@@ -464,9 +620,26 @@ impl Say<'_> {
     fn diverged(&self, since: u64, how: &str) -> Refusal {
         let why = format!("{how} after epoch {since}. mirrorfs will not choose.");
         let mut refusal = self.refusal(Id::Diverged, why);
-        refusal.more = vec!["Was one of the two restored from an older copy?".to_owned()];
-        let want = "To keep the primary, empty the replica and".to_owned();
-        refusal.next = vec![(want, self.mount("--init"))];
+        refusal.more =
+            vec!["Was one of the two promoted, or restored from an older copy?".to_owned()];
+        let (primary, replica) = (self.primary(), self.replica());
+        refusal.next = vec![
+            (
+                "To look".to_owned(),
+                format!("mirrorfs verify {primary} {replica}"),
+            ),
+            (
+                "To keep the primary's changes only".to_owned(),
+                format!("mirrorfs sync --discard {replica} {primary} {replica}"),
+            ),
+            (
+                "To keep the replica's changes only".to_owned(),
+                format!(
+                    "mirrorfs promote --force {replica} && \
+                     mirrorfs sync --discard {primary} {replica} {primary}"
+                ),
+            ),
+        ];
         refusal
     }
 }

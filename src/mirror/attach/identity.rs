@@ -4,17 +4,21 @@
 //! Pure: values in, values out; [`super::stamp`] reads and writes them. One stamp tells both roots
 //! apart by their own identities (file system, inode, birth), so that at rest the stamps of two
 //! equal copies are equal to the byte. Text, one `key=value` per line in a fixed order, closed by a
-//! CRC: whatever is not exactly what [`Stamp::encode`] writes is no stamp.
+//! CRC: whatever is not exactly what [`Stamp::encode`] writes is no stamp. A mirror without a
+//! write-intent log is spelled as version 1, one with a log as version 2.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
+pub use crate::journal::LogId;
 use crate::mirror::resync::{Lack, Lacks};
 use crate::store::stat::{Stat, Time};
 use crate::sys::{Errno, Result as SysResult, at};
 
-/// The first line, version included.
-const HEAD: &str = "mirrorfs-stamp 1";
+/// The first line of a stamp that names no write-intent log.
+const HEAD_1: &str = "mirrorfs-stamp 1";
+/// The first line of one that does.
+const HEAD_2: &str = "mirrorfs-stamp 2";
 /// Epochs kept by name; older ones are only implied. Keeps the stamp inside one xattr block.
 const HISTORY_MAX: usize = 32;
 /// Bytes of a typed path or a reason that are kept.
@@ -131,6 +135,46 @@ pub enum History {
     },
 }
 
+/// The write-intent log that remembers where the copies may differ, and since when the replica
+/// is what that log is about.
+///
+/// An intake is counted whenever the replica is taken in, so that an older copy of it (restored,
+/// cloned) carries another one: what the log has forgotten since may be missing there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// The log.
+    pub log: LogId,
+    /// The intake at which the replica was last taken in.
+    pub intake: u64,
+    /// The intake before, on the primary only, until the replica's own stamp says the new one.
+    pub intake_before: Option<u64>,
+}
+
+impl Covered {
+    /// The replica is taken in anew; until its own stamp says so, either intake is right. An intake that
+    /// was begun and not ended is begun again: nothing has changed on the replica since.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self.intake_before {
+            Some(_) => self,
+            None => Self {
+                intake: self.intake + 1,
+                intake_before: Some(self.intake),
+                ..self
+            },
+        }
+    }
+
+    /// The replica's stamp says the new intake: an older one is an older copy's.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self {
+            intake_before: None,
+            ..self
+        }
+    }
+}
+
 /// Everything a root carries to be recognised by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -150,6 +194,8 @@ pub struct Stamp {
     pub primary: RootIdentity,
     /// The replicas' roots; at most one today.
     pub replicas: Vec<RootIdentity>,
+    /// What remembers where the replica may differ; `None`: nothing does.
+    pub covered: Option<Covered>,
     /// Only where the identities cannot tell the roots apart.
     pub role: Option<Role>,
     /// The primary as typed.
@@ -231,6 +277,23 @@ impl Stamp {
         }
     }
 
+    /// Whether the log this stamp names remembers everything that a replica with stamp `other` may
+    /// lack.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let (Some(ours), Some(theirs)) = (self.covered, other.covered) else {
+            return false;
+        };
+        ours.log.id == theirs.log.id
+            && (ours.intake == theirs.intake || ours.intake_before == Some(theirs.intake))
+    }
+
+    /// Whether the copies were equal and durable when this was written, and nothing since.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.life == Life::Clean && self.verdict == Verdict::InSync
+    }
+
     /// Whether the identities alone say which root is which.
     #[must_use]
     pub fn tells_apart(&self) -> bool {
@@ -269,7 +332,12 @@ impl Stamp {
     /// As text.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut text = format!("{HEAD}\nid={:032x}\nhistory=", self.id.0);
+        let head = if self.covered.is_some() {
+            HEAD_2
+        } else {
+            HEAD_1
+        };
+        let mut text = format!("{head}\nid={:032x}\nhistory=", self.id.0);
         for (i, epoch) in self.history.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             text += &format!("{comma}{}:{}", epoch.number, epoch.began);
@@ -290,6 +358,17 @@ impl Stamp {
         text += &format!("\nlacks={}\nprimary={}\n", self.lacks, root(&self.primary));
         for replica in &self.replicas {
             text += &format!("replica={}\n", root(replica));
+        }
+        if let Some(covered) = self.covered {
+            let LogId { id, generation } = covered.log;
+            text += &format!(
+                "journal={id:016x}:{generation}\nattached={}",
+                covered.intake
+            );
+            if let Some(before) = covered.intake_before {
+                text += &format!(",{before}");
+            }
+            text.push('\n');
         }
         if let Some(role) = self.role {
             text += match role {
@@ -323,12 +402,12 @@ impl Stamp {
         }
         let mut lines = body.lines();
         match lines.next() {
-            Some(HEAD) => {}
+            Some(HEAD_1 | HEAD_2) => {}
             Some(other) if other.starts_with("mirrorfs-stamp ") => return Err(Corrupt::Newer),
             _ => return Err(Corrupt::Damaged),
         }
         let stamp = Self::fields(lines).ok_or(Corrupt::Damaged)?;
-        // Every stamp has one spelling.
+        // Every stamp has one spelling, its version included.
         if stamp.encode() == bytes {
             Ok(stamp)
         } else {
@@ -373,6 +452,10 @@ impl Stamp {
             replicas: std::iter::from_fn(|| field("replica"))
                 .map(parse_root)
                 .collect::<Option<_>>()?,
+            covered: match field("journal") {
+                Some(log) => Some(parse_covered(log, field("attached")?)?),
+                None => None,
+            },
             role: match field("role") {
                 Some("primary") => Some(Role::Primary),
                 Some("replica") => Some(Role::Replica),
@@ -451,6 +534,22 @@ fn parse_root(text: &str) -> Option<RootIdentity> {
         .next()
         .is_none()
         .then_some(RootIdentity { uuid, ino, btime })
+}
+
+fn parse_covered(log: &str, attached: &str) -> Option<Covered> {
+    let (id, generation) = log.split_once(':')?;
+    let (intake, before) = match attached.split_once(',') {
+        Some((intake, before)) => (intake, Some(before.parse().ok()?)),
+        None => (attached, None),
+    };
+    Some(Covered {
+        log: LogId {
+            id: u64::from_str_radix(id, 16).ok()?,
+            generation: generation.parse().ok()?,
+        },
+        intake: intake.parse().ok()?,
+        intake_before: before,
+    })
 }
 
 /// Bytes outside printable ASCII, and `%`, as `%xx`.

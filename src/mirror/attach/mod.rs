@@ -1,34 +1,43 @@
 // SPDX-License-Identifier: MIT
 //! `attach`: from two root directories to a mirror that may serve, and back to two clean stamps.
 //!
-//! Takes the locks, reads the stamps, lets [`decide`] decide, seeds, compares or repairs, and leaves
-//! both stamps open. The order on disk is what makes a crash at any point safe: "inconsistent" is
-//! durable on both roots before the first byte of the replica changes, and "in-sync" is written
-//! only after the replica's `syncfs`. Stamps go to the primary first, then to the replica.
+//! Takes the locks, reads the stamps, opens the write-intent log, lets [`decide`] decide, seeds,
+//! compares or repairs, and leaves both stamps open. The order on disk is what makes a crash at any
+//! point safe: "inconsistent" is durable on both roots before the first byte of the replica changes,
+//! and "in-sync" is written only after the replica's `syncfs`. The log comes first (a log one
+//! generation ahead of the stamps is that of a crash in between), then the primary's stamp, then
+//! the replica's.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::journal::Journal;
 use crate::mirror::failure::{Copy, Failure, Named, show_path};
 use crate::mirror::resync::progress::{Phase, Progress, grouped};
 use crate::mirror::resync::{self, How, Lacks, Summary};
 use crate::store::walk;
 use crate::sys::{Errno, clock, random};
-use decide::{Asked, Decision, Found, Root, Say, Typed};
-use identity::{Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict};
+use decide::{Asked, Decision, Found, Log, Root, Say, Typed};
+use identity::{
+    Covered, Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict,
+};
+use log::Keeping;
 use refusal::{Id, Refusal};
 use stamp::{Lock, Place};
 
 pub use attached::Attached;
-use attached::{State, at_root};
+use attached::{Standing, State};
 
 mod attached;
 pub mod decide;
 pub mod identity;
+pub mod log;
+pub mod promote;
 pub mod refusal;
 pub mod stamp;
 #[cfg(test)]
@@ -51,6 +60,8 @@ pub struct Options {
     pub asked: Asked,
     /// `--metadata-loss=`
     pub metadata_loss: MetadataLoss,
+    /// Where the write-intent log is kept; `None`: without one.
+    pub log: Option<Keeping>,
     /// How long to wait for a daemon that is ending and still holds a root.
     pub patience: Duration,
     /// Limits and the stop switch; `repair`, `quick` and `ignore` are set here as needed.
@@ -94,6 +105,56 @@ pub fn attach(
     options: &Options,
     progress: &mut dyn FnMut(Phase, &Progress),
 ) -> Result<Attached, AttachError> {
+    let (attempt, decision) = look(primary, replica, typed, options)?;
+    let done = match decision {
+        Decision::Refuse(refusal) => Err((*refusal).into()),
+        Decision::DegradedWithout(refusal) => attempt.alone(*refusal, None),
+        Decision::Seed => attempt.rebuild(Phase::Seed, progress),
+        Decision::AdoptCompareRepair => attempt.rebuild(Phase::Resync, progress),
+        Decision::AdoptCompareOnly => attempt.believe(false, progress),
+        Decision::AttachCompared => attempt.believe(true, progress),
+        Decision::Attach => attempt.trust(),
+        Decision::Heal => attempt.heal(),
+    };
+    done.map_err(|error| worded(error, typed))
+}
+
+/// Nobody who has nothing to mount is told to mount one copy.
+fn worded(mut error: AttachError, typed: &Typed) -> AttachError {
+    if typed.offline {
+        let alone = Say { typed }.alone();
+        error.refusal.next.retain(|next| *next != alone);
+    }
+    error
+}
+
+/// What [`attach`] would have to do to make the copies equal; nothing is changed.
+///
+/// # Errors
+/// As [`attach`].
+pub fn preview(
+    primary: BorrowedFd<'_>,
+    replica: BorrowedFd<'_>,
+    typed: &Typed,
+    options: &Options,
+    progress: &mut dyn FnMut(Phase, &Progress),
+) -> Result<Summary, AttachError> {
+    let (attempt, decision) = look(primary, Ok(replica), typed, options)?;
+    if let Decision::Refuse(refusal) | Decision::DegradedWithout(refusal) = decision {
+        return Err(worded((*refusal).into(), typed));
+    }
+    attempt
+        .reconcile(Phase::Verify, false, Lacks::default(), progress)
+        .map_err(|failure| worded(attempt.copy_failed(&failure).into(), typed))
+}
+
+/// Takes the locks, reads the stamps and decides.
+fn look<'a>(
+    primary: BorrowedFd<'_>,
+    replica: Result<BorrowedFd<'_>, Errno>,
+    typed: &'a Typed,
+    options: &'a Options,
+) -> Result<(Attempt<'a>, Decision), AttachError> {
     let say = Say { typed };
     let primary_lock =
         Lock::take(primary, options.patience).map_err(|errno| in_use(say, Copy::Primary, errno))?;
@@ -124,7 +185,24 @@ pub fn attach(
         (None, Err(errno)) => Err(*errno),
         (None, Ok(_)) => Err(Errno::NODEV),
     };
-    let decision = decide::decide(&root_p, root_r, options.asked, typed);
+    let decide = |log: &Log| decide::decide(&root_p, root_r, options.asked, typed, log);
+    // Opening a log changes it: that is only done when the answer depends on nothing else.
+    let (mut journal, known) = (None, named_log(&found_p));
+    let decision = match (&options.log, known) {
+        (Some(keeping), Some((id, known))) => match decide(&Log::Good) {
+            decision @ (Decision::Attach | Decision::Heal | Decision::DegradedWithout(_)) => {
+                match keeping.open(id, known) {
+                    Ok(opened) => {
+                        journal = Some(opened);
+                        decision
+                    }
+                    Err(fault) => decide(&fault),
+                }
+            }
+            decision => decision,
+        },
+        _ => decide(&Log::NotLooked),
+    };
     let attempt = Attempt {
         say,
         options,
@@ -132,14 +210,20 @@ pub fn attach(
         replica: replica_lock.ok().map(Arc::new),
         found_p,
         found_r: found_r.ok(),
+        journal,
     };
-    match decision {
-        Decision::Refuse(refusal) => Err((*refusal).into()),
-        Decision::DegradedWithout(refusal) => attempt.alone(taken.unwrap_or(*refusal), None),
-        Decision::Seed => attempt.rebuild(Phase::Seed, progress),
-        Decision::AdoptCompareRepair => attempt.rebuild(Phase::Resync, progress),
-        Decision::AdoptCompareOnly => attempt.believe(false, progress),
-        Decision::Attach => attempt.believe(true, progress),
+    let decision = match (decision, taken) {
+        (Decision::DegradedWithout(_), Some(taken)) => Decision::DegradedWithout(Box::new(taken)),
+        (decision, _) => decision,
+    };
+    Ok((attempt, decision))
+}
+
+/// The log that the primary's stamp names.
+fn named_log(primary: &Inspected) -> Option<(MirrorId, identity::LogId)> {
+    match &primary.found {
+        Found::Stamped(stamp) => stamp.covered.map(|covered| (stamp.id, covered.log)),
+        _ => None,
     }
 }
 
@@ -184,28 +268,26 @@ fn inspect(root: BorrowedFd<'_>) -> Result<Inspected, Errno> {
 
 /// What each root is: by its own stamp, else by the other root's.
 fn roles(primary: &Inspected, replica: Option<&Inspected>) -> (Root, Option<Root>) {
-    let role = |root: &Inspected, other: Option<&Inspected>| {
-        let is = match (&root.found, other.map(|other| &other.found)) {
-            (Found::Stamped(own), _) => own.role_of(&root.identity),
-            (_, Some(Found::Stamped(other))) => {
-                // The role written there is the other directory's.
-                let mut unbiased = other.clone();
-                unbiased.role = None;
-                unbiased.role_of(&root.identity)
-            }
-            _ => Match::Unknown,
-        };
-        Root {
-            found: root.found.clone(),
-            is,
-            empty: root.empty,
-        }
+    let of = |root: &Inspected, other: Option<&Inspected>| Root {
+        found: root.found.clone(),
+        is: role(&root.found, other.map(|other| &other.found), &root.identity),
+        empty: root.empty,
     };
-    let of_primary = role(primary, replica);
-    (
-        of_primary,
-        replica.map(|replica| role(replica, Some(primary))),
-    )
+    let of_replica = replica.map(|replica| of(replica, Some(primary)));
+    (of(primary, replica), of_replica)
+}
+
+fn role(own: &Found, other: Option<&Found>, identity: &RootIdentity) -> Match {
+    match (own, other) {
+        (Found::Stamped(own), _) => own.role_of(identity),
+        (_, Some(Found::Stamped(other))) => {
+            // The role written there is the other directory's.
+            let mut unbiased = other.clone();
+            unbiased.role = None;
+            unbiased.role_of(identity)
+        }
+        _ => Match::Unknown,
+    }
 }
 
 /// Everything gathered before the decision is carried out.
@@ -216,6 +298,8 @@ struct Attempt<'a> {
     replica: Option<Arc<Lock>>,
     found_p: Inspected,
     found_r: Option<Inspected>,
+    /// The log that the primary's stamp names, or a new one.
+    journal: Option<Journal>,
 }
 
 impl Attempt<'_> {
@@ -251,12 +335,19 @@ impl Attempt<'_> {
                 lacks: Lacks::default(),
                 primary: self.found_p.identity,
                 replicas: Vec::new(),
+                covered: None,
                 role: None,
                 primary_path: Vec::new(),
                 replica_path: Vec::new(),
                 written: now,
             },
         };
+        // Only a log that was opened, and found whole, is carried on.
+        let log = self.journal.as_ref().map(Journal::log_id);
+        stamp.covered = stamp
+            .covered
+            .zip(log)
+            .map(|(covered, log)| Covered { log, ..covered });
         stamp.session = session + 1;
         stamp.life = Life::Open;
         stamp.role = None;
@@ -327,12 +418,12 @@ impl Attempt<'_> {
         if let Some(replica) = &self.replica
             && let Err(errno) = rustix::fs::syncfs(replica.root())
         {
-            let failure = at_root(Copy::Replica, "syncfs", errno);
+            let failure = attached::at_root(Copy::Replica, "syncfs", errno);
             let refusal = self.copy_failed(&failure);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
         stamp.lacks = summary.lacks;
-        self.in_sync(stamp, summary)
+        self.in_sync(stamp, Some(summary))
     }
 
     /// Believes that the copies are equal once a comparison finds no difference.
@@ -357,32 +448,102 @@ impl Attempt<'_> {
         }
         self.take_in(&mut stamp);
         stamp.lacks = lacks;
-        self.in_sync(stamp, summary)
+        self.in_sync(stamp, Some(summary))
     }
 
-    fn in_sync(self, mut stamp: Stamp, summary: Summary) -> Result<Attached, AttachError> {
+    /// Believes the stamps and the log. What was changed behind the mirror's back is for the
+    /// comparison that follows.
+    fn trust(self) -> Result<Attached, AttachError> {
+        if self
+            .journal
+            .as_ref()
+            .is_some_and(|journal| journal.counts().alive > 0)
+        {
+            // An orderly end leaves none; healing what is marked is cheap, a wrong guess is not.
+            return self.heal();
+        }
+        let mut stamp = self.base()?;
+        self.take_in(&mut stamp);
+        self.in_sync(stamp, None)
+    }
+
+    /// Takes in a replica of which the log knows what it may lack; that is healed live.
+    fn heal(self) -> Result<Attached, AttachError> {
+        let mut stamp = self.base()?;
+        self.take_in(&mut stamp);
+        let (say, degraded) = (self.say, self.options.asked.degraded);
+        let mut attached = self.attached(stamp, Place::Xattr, Standing::Resyncing, None, None);
+        if let Err(failure) = attached.begin_resync() {
+            let why = format!("the {} cannot be stamped: {failure}.", failure.copy);
+            let refusal = say.refusal(Id::StampFailed, why);
+            if failure.copy == Copy::Primary || !degraded {
+                return Err(refusal.into());
+            }
+            attached.leave_replica();
+            attached.degraded = Some(refusal);
+        }
+        Ok(attached)
+    }
+
+    fn in_sync(
+        mut self,
+        mut stamp: Stamp,
+        summary: Option<Summary>,
+    ) -> Result<Attached, AttachError> {
         stamp.verdict = Verdict::InSync;
+        stamp.covered = stamp.covered.map(Covered::next);
+        if let Err(errno) = self.begin_log(&mut stamp) {
+            let refusal = self.log_failed(errno);
+            return self.or_alone(true, refusal, Some(stamp), summary);
+        }
         match self.write_both(&stamp) {
-            Ok(place) => Ok(self.attached(stamp, place, true, None, Some(summary))),
+            Ok(place) => {
+                stamp.covered = stamp.covered.map(Covered::settled);
+                Ok(self.attached(stamp, place, Standing::InSync, None, summary))
+            }
             Err((copy, errno)) => {
                 let refusal = self.stamp_failed(copy, errno);
-                self.or_alone(copy == Copy::Replica, refusal, Some(stamp), Some(summary))
+                self.or_alone(copy == Copy::Replica, refusal, Some(stamp), summary)
             }
         }
+    }
+
+    /// Begins a log for a stamp that names none: from now on it remembers what may differ.
+    fn begin_log(&mut self, stamp: &mut Stamp) -> Result<(), Errno> {
+        let Some(keeping) = self
+            .options
+            .log
+            .as_ref()
+            .filter(|_| stamp.covered.is_none())
+        else {
+            return Ok(());
+        };
+        let journal = keeping.create(stamp.id)?;
+        stamp.covered = Some(Covered {
+            log: journal.log_id(),
+            intake: 1,
+            intake_before: None,
+        });
+        self.journal = Some(journal);
+        Ok(())
     }
 
     /// Stamps both roots, in a place that both can hold.
     fn write_both(&self, stamp: &Stamp) -> Result<Place, (Copy, Errno)> {
         let at = |copy| move |errno| (copy, errno);
-        let write = |place| stamp::write(self.primary.root(), stamp, Role::Primary, place);
-        let place = write(Place::Xattr).map_err(at(Copy::Primary))?;
+        let write = |stamp, place| stamp::write(self.primary.root(), stamp, Role::Primary, place);
+        let place = write(stamp, Place::Xattr).map_err(at(Copy::Primary))?;
         let Some(replica) = &self.replica else {
             return Ok(place);
         };
-        let other = stamp::write(replica.root(), stamp, Role::Replica, place);
+        let settled = Stamp {
+            covered: stamp.covered.map(Covered::settled),
+            ..stamp.clone()
+        };
+        let other = stamp::write(replica.root(), &settled, Role::Replica, place);
         let other = other.map_err(at(Copy::Replica))?;
-        if other != place {
-            write(other).map_err(at(Copy::Primary))?;
+        if other != place || settled != *stamp {
+            write(&settled, other).map_err(at(Copy::Primary))?;
         }
         Ok(other)
     }
@@ -404,18 +565,20 @@ impl Attempt<'_> {
         })
     }
 
-    /// Runs on the primary alone; the stamp says so before the first write does.
-    fn alone(self, refusal: Refusal, stamp: Option<Stamp>) -> Result<Attached, AttachError> {
+    /// Runs on the primary alone; the stamp says so before the first write does. The log goes on
+    /// remembering what the replica lacks, if it ever covered it.
+    fn alone(mut self, refusal: Refusal, stamp: Option<Stamp>) -> Result<Attached, AttachError> {
         // A stamp at hand means that the replica was being changed and may carry the same epoch.
         let tried = stamp.is_some();
         let mut stamp = match stamp {
             Some(stamp) => stamp,
             None => self.base()?,
         };
-        if tried || stamp.verdict == Verdict::InSync {
+        let doubted = matches!(stamp.verdict, Verdict::Doubt { .. });
+        if tried || !doubted {
             stamp.next_epoch(stamp.written);
         }
-        if stamp.verdict == Verdict::InSync {
+        if !doubted {
             stamp.verdict = Verdict::Doubt {
                 reason: identity::clipped(refusal.why.trim_end_matches('.')),
                 errno: 0,
@@ -423,32 +586,71 @@ impl Attempt<'_> {
         }
         let place = stamp::write(self.primary.root(), &stamp, Role::Primary, Place::Xattr)
             .map_err(|errno| self.stamp_failed(Copy::Primary, errno))?;
-        Ok(self.attached(stamp, place, false, Some(refusal), None))
+        if self.journal.is_none()
+            && let Some(keeping) = &self.options.log
+        {
+            // No stamp names it, so it is about nothing; but who serves finds one as ever.
+            self.journal = keeping.create(stamp.id).ok();
+        }
+        // What does not answer to its name is not held: its disk may be the wrong one.
+        self.replica = None;
+        Ok(self.attached(stamp, place, Standing::Alone, Some(refusal), None))
     }
 
     fn attached(
         self,
         stamp: Stamp,
         place: Place,
-        in_sync: bool,
+        standing: Standing,
         degraded: Option<Refusal>,
         summary: Option<Summary>,
     ) -> Attached {
+        let replica_history = match self.found_r.as_ref().map(|found| &found.found) {
+            Some(Found::Stamped(replica)) if standing == Standing::Resyncing => {
+                replica.history.clone()
+            }
+            _ if standing == Standing::InSync => stamp.history.clone(),
+            _ => Vec::new(),
+        };
         Attached {
             id: stamp.id,
             session: stamp.session,
             degraded,
+            typed: self.say.typed.clone(),
+            unverified: AtomicBool::new(summary.is_none()),
             summary: summary.map(Box::new),
             answers_within: attached::ANSWERS_WITHIN,
             primary: self.primary,
-            replica: self.replica,
+            journal: Mutex::new(self.journal),
             state: Mutex::new(State {
                 stamp,
                 place,
-                in_sync,
+                standing,
+                replica: self.replica,
+                replica_history,
+                replica_halfway: false,
+                is_closing: false,
                 messenger: None,
             }),
         }
+    }
+
+    fn log_failed(&self, errno: Errno) -> Refusal {
+        let dir = self.options.log.as_ref().map(|keeping| &keeping.state_dir);
+        let dir = dir.map_or_else(String::new, |dir| format!(" in {}", dir.display()));
+        let why = format!(
+            "the write-intent log cannot be kept{dir}: {}.",
+            Named(errno)
+        );
+        let mut refusal = self.say.refusal(Id::LogFailed, why);
+        refusal.next = vec![
+            self.say.alone(),
+            (
+                "To keep it elsewhere".to_owned(),
+                "--state-dir DIR".to_owned(),
+            ),
+        ];
+        refusal
     }
 
     fn stamp_failed(&self, copy: Copy, errno: Errno) -> Refusal {

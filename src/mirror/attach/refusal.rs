@@ -45,6 +45,14 @@ pub enum Id {
     CopyFailed = 25,
     /// A stamp could not be written.
     StampFailed = 26,
+    /// No write-intent log can be kept.
+    LogFailed = 27,
+    /// A replica is not made the primary: it cannot be shown to be complete.
+    NotPromoted = 28,
+    /// The write-intent log could not be written.
+    LogLost = 29,
+    /// Set aside by `mirrorfs pause`.
+    Paused = 30,
 }
 
 impl fmt::Display for Id {

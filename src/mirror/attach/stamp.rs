@@ -25,6 +25,8 @@ const FILE: &CStr = OWN_FILES[0];
 const TEMPORARY: &CStr = OWN_FILES[1];
 /// No stamp we write is anywhere near this.
 const SIZE_MAX: usize = 64 * 1024;
+/// Bytes that must fit on a root for it to be taken for one that can be written.
+const PROBED: usize = 64 * 1024;
 
 /// Whether a name in a root is the stamp's: never listed, compared, copied or removed.
 #[must_use]
@@ -145,8 +147,28 @@ fn forget(root: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     }
 }
 
+/// Whether a root takes what is written to it: a little file is made durable there and removed.
+///
+/// # Errors
+/// What the first call on a file of an application would have met, or a later one.
+pub fn probe(root: BorrowedFd<'_>) -> Result<()> {
+    let before = Stat::of(root)?;
+    let made = write_temporary(root, &[0; PROBED], before.mtime.seconds);
+    let gone = match rustix::fs::unlinkat(root, TEMPORARY, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    };
+    made.and(gone)?;
+    keep_mtime(root, &before)
+}
+
 /// The fallback. The file gets the stamp's time: equal on both copies.
 fn write_file(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
+    write_temporary(root, bytes, written)?;
+    rustix::fs::renameat(root, TEMPORARY, root, FILE)
+}
+
+fn write_temporary(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
     match rustix::fs::unlinkat(root, TEMPORARY, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
@@ -170,8 +192,7 @@ fn write_file(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
         last_modification: stamped,
     };
     at::utimens(fd.as_fd(), &times)?;
-    rustix::fs::fsync(&fd)?;
-    rustix::fs::renameat(root, TEMPORARY, root, FILE)
+    rustix::fs::fsync(&fd)
 }
 
 /// A stamp file comes and goes; the root's mtime is not ours to change.
@@ -272,6 +293,7 @@ mod tests {
             lacks: Default::default(),
             primary: identity,
             replicas: Vec::new(),
+            covered: None,
             role: None,
             primary_path: b"/a".to_vec(),
             replica_path: b"/b".to_vec(),

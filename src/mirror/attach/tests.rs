@@ -9,10 +9,14 @@ use rustix::fs::{Mode, OFlags};
 use super::*;
 use crate::store::stat::Stat;
 
+mod live;
+
 struct Pair {
     dir: tempfile::TempDir,
     primary: OwnedFd,
     replica: OwnedFd,
+    /// With a write-intent log.
+    logged: bool,
 }
 
 fn open(path: &Path) -> OwnedFd {
@@ -30,6 +34,7 @@ impl Pair {
             dir,
             primary,
             replica,
+            logged: false,
         };
         pair.put("p/sub/file", b"content");
         pair
@@ -56,7 +61,9 @@ impl Pair {
                 degraded: flags.contains('d'),
                 adopt: flags.contains('a'),
                 init: flags.contains('i'),
+                discard: flags.contains('x'),
             },
+            log: self.logged.then(|| self.keeping()),
             ..Options::default()
         };
         attach(
@@ -66,6 +73,13 @@ impl Pair {
             &options,
             &mut |_, _| {},
         )
+    }
+
+    fn keeping(&self) -> Keeping {
+        Keeping {
+            state_dir: self.dir.path().join("state"),
+            intent: crate::journal::Intent::Power,
+        }
     }
 
     fn refused(&self, flags: &str) -> Id {

@@ -26,7 +26,8 @@ const FLAGS: u32 = 0x2083_c0ff;
 const SHADOWS: [&CStr; 2] = [c"trusted.SGI_ACL_FILE", c"trusted.SGI_ACL_DEFAULT"];
 
 /// Our own stamp on the two roots: identity, not content.
-pub(super) const STAMPS: [&CStr; 2] = [c"trusted.mirrorfs.stamp", c"user.mirrorfs.stamp"];
+pub(in crate::mirror) const STAMPS: [&CStr; 2] =
+    [c"trusted.mirrorfs.stamp", c"user.mirrorfs.stamp"];
 
 /// What a replica's file system, or an ordinary user on it, could not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,8 +124,8 @@ impl fmt::Display for Lacks {
 
 /// All metadata of one object.
 #[derive(Clone, Debug)]
-pub(super) struct Attrs {
-    pub(super) stat: Stat,
+pub(in crate::mirror) struct Attrs {
+    pub(in crate::mirror) stat: Stat,
     xattrs: BTreeMap<CString, Vec<u8>>,
     /// chattr flags; `None` where the file system keeps none, and for what cannot be opened.
     flags: Option<u32>,
@@ -132,7 +133,7 @@ pub(super) struct Attrs {
 
 impl Attrs {
     /// Reads everything by descriptor; `O_PATH` will do for what is neither file nor directory.
-    pub(super) fn read(
+    pub(in crate::mirror) fn read(
         fd: BorrowedFd<'_>,
         copy: Copy,
         is_root: bool,
@@ -161,12 +162,12 @@ impl Attrs {
     }
 
     /// The immutable and append-only flags that are set.
-    pub(super) fn locks(&self) -> u32 {
+    pub(in crate::mirror) fn locks(&self) -> u32 {
         self.flags.unwrap_or(0) & LOCKS
     }
 
     /// One sentence per difference, what `ignore` holds left out.
-    pub(super) fn differences(&self, replica: &Self, ignore: Lacks) -> Vec<String> {
+    pub(in crate::mirror) fn differences(&self, replica: &Self, ignore: Lacks) -> Vec<String> {
         let (p, r) = (&self.stat, &replica.stat);
         let mut found = Vec::new();
         if p.kind() != FileType::Symlink
@@ -215,7 +216,7 @@ impl Attrs {
     }
 
     /// Before a new file gets its first byte: flags that only work on an empty one.
-    pub(super) fn prepare(&self, fd: BorrowedFd<'_>) {
+    pub(in crate::mirror) fn prepare(&self, fd: BorrowedFd<'_>) {
         const NOCOW: u32 = 0x0080_0000;
         if let Some(flags) = self.flags
             && flags & NOCOW != 0
@@ -227,7 +228,7 @@ impl Attrs {
     }
 
     /// Makes the replica's object behind `fd` equal to these, and looks whether it is.
-    pub(super) fn carry_over(
+    pub(in crate::mirror) fn carry_over(
         &self,
         fd: BorrowedFd<'_>,
         is_root: bool,
@@ -432,7 +433,7 @@ fn has_room(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// A time with all its nanoseconds.
-pub(super) fn show_time(time: Time) -> String {
+pub(in crate::mirror) fn show_time(time: Time) -> String {
     let text = clock::rfc3339(time.seconds);
     format!("{}.{:09}Z", text.trim_end_matches('Z'), time.nanos)
 }

@@ -5,6 +5,7 @@
 //! not populate the page cache of preallocated space (which `SEEK_DATA` would then call data).
 //! The finest map two file systems can share has blocks of [`UNIT`] bytes.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
@@ -13,21 +14,21 @@ use crate::mirror::failure::Copy;
 use crate::sys::{Errno, Result};
 
 /// The granularity of hole maps and of repair.
-pub(super) const UNIT: u64 = 4096;
+pub(in crate::mirror) const UNIT: u64 = 4096;
 const CHUNK: usize = 1 << 20;
 /// One `copy_file_range` call, so that progress is seen and a stop is heard.
 const RANGE: u64 = 16 << 20;
 
 /// A call on one of the two files that failed.
 #[derive(Debug)]
-pub(super) struct Trouble {
-    pub(super) copy: Copy,
-    pub(super) call: &'static str,
-    pub(super) errno: Errno,
+pub(in crate::mirror) struct Trouble {
+    pub(in crate::mirror) copy: Copy,
+    pub(in crate::mirror) call: &'static str,
+    pub(in crate::mirror) errno: Errno,
 }
 
 /// Marks the error of a call with the copy it was made on.
-pub(super) trait On<T> {
+pub(in crate::mirror) trait On<T> {
     fn on(self, copy: Copy, call: &'static str) -> std::result::Result<T, Trouble>;
 }
 
@@ -40,10 +41,10 @@ impl<T> On<T> for Result<T> {
 /// Sorted, disjoint `[start, end)` ranges.
 type Ranges = Vec<(u64, u64)>;
 
-/// What the file system calls data, or `None` where it cannot say.
-fn data_ranges(fd: BorrowedFd<'_>, size: u64) -> Result<Option<Ranges>> {
+/// What the file system calls data in `[from, size)`, or `None` where it cannot say.
+fn data_ranges(fd: BorrowedFd<'_>, from: u64, size: u64) -> Result<Option<Ranges>> {
     let mut found = Vec::new();
-    let mut at = 0;
+    let mut at = from;
     while at < size {
         let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
             Ok(start) => start,
@@ -55,7 +56,7 @@ fn data_ranges(fd: BorrowedFd<'_>, size: u64) -> Result<Option<Ranges>> {
         found.push((start, end));
         at = end.max(start + 1);
     }
-    if found.iter().map(|&(start, end)| end - start).sum::<u64>() < size {
+    if found.iter().map(|&(start, end)| end - start).sum::<u64>() < size.saturating_sub(from) {
         // Readahead past the data would fill preallocated space with cached zeros, which
         // SEEK_DATA then calls data.
         let _no_advice = rustix::fs::fadvise(fd, 0, None, Advice::Random);
@@ -127,27 +128,27 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<()> {
 }
 
 /// Where the repaired bytes go: opened for writing at the first difference, not before.
-pub(super) trait Writer {
+pub(in crate::mirror) trait Writer {
     /// The replica's file, open for writing.
     fn open(&mut self) -> std::result::Result<OwnedFd, Trouble>;
 }
 
 /// What a comparison found, and what a repair did about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(in crate::mirror) struct Found {
     /// Offset of the first block that differs.
-    pub(super) first: Option<u64>,
+    pub(in crate::mirror) first: Option<u64>,
     /// Bytes in blocks that differ.
-    pub(super) differing: u64,
+    pub(in crate::mirror) differing: u64,
     /// The hole maps differ.
-    pub(super) holes: bool,
+    pub(in crate::mirror) holes: bool,
     /// Bytes written or punched.
-    pub(super) written: u64,
+    pub(in crate::mirror) written: u64,
 }
 
 /// Two buffers, and what was learned about the two file systems on the way.
 #[derive(Debug)]
-pub(super) struct Content {
+pub(in crate::mirror) struct Content {
     primary: Vec<u8>,
     replica: Vec<u8>,
     can_clone: bool,
@@ -157,13 +158,13 @@ pub(super) struct Content {
 
 /// One of the two files: descriptor and size.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct File<'a> {
-    pub(super) fd: BorrowedFd<'a>,
-    pub(super) size: u64,
+pub(in crate::mirror) struct File<'a> {
+    pub(in crate::mirror) fd: BorrowedFd<'a>,
+    pub(in crate::mirror) size: u64,
 }
 
 impl Content {
-    pub(super) fn new() -> Self {
+    pub(in crate::mirror) fn new() -> Self {
         Self {
             primary: vec![0; CHUNK],
             replica: vec![0; CHUNK],
@@ -176,13 +177,27 @@ impl Content {
     /// Compares two files; with a `writer`, makes the replica's equal, block by block.
     ///
     /// `step` hears how many bytes were compared; it may stop everything with an errno.
-    pub(super) fn compare(
+    pub(in crate::mirror) fn compare(
         &mut self,
         primary: File<'_>,
         replica: File<'_>,
+        writer: Option<&mut dyn Writer>,
+        step: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> std::result::Result<Found, Trouble> {
+        self.compare_range(primary, replica, 0..u64::MAX, writer, step)
+    }
+
+    /// As [`Self::compare`], of the blocks that hold any byte in `range`, and of the two sizes.
+    pub(in crate::mirror) fn compare_range(
+        &mut self,
+        primary: File<'_>,
+        replica: File<'_>,
+        range: Range<u64>,
         mut writer: Option<&mut dyn Writer>,
         step: &mut dyn FnMut(u64) -> Result<()>,
     ) -> std::result::Result<Found, Trouble> {
+        let first = range.start - range.start % UNIT;
+        let limit = range.end.checked_next_multiple_of(UNIT).unwrap_or(u64::MAX);
         let mut found = Found::default();
         let mut open: Option<OwnedFd> = None;
         let mut have = replica.size;
@@ -193,12 +208,13 @@ impl Content {
             rustix::fs::ftruncate(fd, primary.size).on(Copy::Replica, "ftruncate")?;
             have = primary.size;
         }
-        let size = primary.size.min(have);
-        let map_p = data_ranges(primary.fd, primary.size).on(Copy::Primary, "lseek")?;
-        let map_r = data_ranges(replica.fd, have).on(Copy::Replica, "lseek")?;
+        let (end_p, end_r) = (primary.size.min(limit), have.min(limit));
+        let size = end_p.min(end_r);
+        let map_p = data_ranges(primary.fd, first, end_p).on(Copy::Primary, "lseek")?;
+        let map_r = data_ranges(replica.fd, first, end_r).on(Copy::Replica, "lseek")?;
         let mapped = map_p.is_some() && map_r.is_some();
-        let data_p = map_p.unwrap_or_else(|| vec![(0, primary.size)]);
-        let data_r = map_r.unwrap_or_else(|| vec![(0, have)]);
+        let data_p = map_p.unwrap_or_else(|| vec![(first, end_p)]);
+        let data_r = map_r.unwrap_or_else(|| vec![(first, end_r)]);
         let (blocks_p, blocks_r) = (aligned(&data_p), aligned(&data_r));
         found.holes = mapped && blocks_p != blocks_r;
         for (start, end) in union([blocks_p.clone(), blocks_r.clone()].concat()) {
@@ -268,7 +284,7 @@ impl Content {
     }
 
     /// Fills a new, empty file of the replica: a clone, else a copy by the kernel, else by us.
-    pub(super) fn copy(
+    pub(in crate::mirror) fn copy(
         &mut self,
         primary: File<'_>,
         replica: BorrowedFd<'_>,
@@ -291,7 +307,7 @@ impl Content {
         }
         // The size first: writes within it leave no preallocation behind, and the end may be a hole.
         rustix::fs::ftruncate(replica, primary.size).on(Copy::Replica, "ftruncate")?;
-        let data = data_ranges(primary.fd, primary.size).on(Copy::Primary, "lseek")?;
+        let data = data_ranges(primary.fd, 0, primary.size).on(Copy::Primary, "lseek")?;
         let data = data.unwrap_or_else(|| vec![(0, primary.size)]);
         for &(start, end) in &data {
             let mut at = start;
@@ -333,6 +349,27 @@ impl Content {
         write_all(replica, buf, at).on(Copy::Replica, "pwrite")?;
         Ok(len as u64)
     }
+}
+
+/// Where the next data at or after `at` begins, in either file; `None` when there is none, and `at`
+/// itself where the file system cannot say.
+pub(in crate::mirror) fn next_data(
+    primary: File<'_>,
+    replica: File<'_>,
+    at: u64,
+) -> std::result::Result<Option<u64>, Trouble> {
+    let next = |file: File<'_>| match rustix::fs::seek(file.fd, SeekFrom::Data(at)) {
+        _ if at >= file.size => Ok(None),
+        Ok(start) => Ok(Some(start).filter(|&start| start < file.size)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(at)),
+        Err(errno) => Err(errno),
+    };
+    let found = [
+        next(primary).on(Copy::Primary, "lseek")?,
+        next(replica).on(Copy::Replica, "lseek")?,
+    ];
+    Ok(found.into_iter().flatten().min())
 }
 
 fn covers_all(blocks: &[(u64, u64)], at: u64, len: usize) -> bool {

@@ -27,9 +27,9 @@ pub use attrs::{Lack, Lacks};
 use content::{Content, On, Trouble};
 pub use progress::Progress;
 
-mod attrs;
-mod content;
-mod object;
+pub(in crate::mirror) mod attrs;
+pub(in crate::mirror) mod content;
+pub(in crate::mirror) mod object;
 pub mod progress;
 #[cfg(test)]
 mod tests;
@@ -49,6 +49,9 @@ pub struct How {
     pub one_file_system: bool,
     /// What this mirror was told to do without: such differences are none.
     pub ignore: Lacks,
+    /// Both trees are in use while they are compared: what comes, goes or moves meanwhile is a
+    /// difference to be looked at again, not a failure. Not together with `repair`.
+    pub live: bool,
     /// Set from outside to stop with `EINTR`.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -62,6 +65,7 @@ impl Default for How {
             deletions_max: None,
             one_file_system: false,
             ignore: Lacks::default(),
+            live: false,
             stop: None,
         }
     }
@@ -192,6 +196,41 @@ pub fn reconcile(
     }
 }
 
+/// Whether the objects at `path` differ on two roots, by names and metadata, now. What cannot be
+/// looked at differs.
+#[must_use]
+pub fn differs_at(
+    primary: BorrowedFd<'_>,
+    replica: BorrowedFd<'_>,
+    path: &[u8],
+    ignore: Lacks,
+) -> bool {
+    let is_root = path.is_empty();
+    let look = |root, copy| {
+        let held = if is_root {
+            walk::reopen(root)
+        } else {
+            walk::open_parent(root, path)
+                .and_then(|(dir, name)| walk::open(dir.as_fd(), name.as_c_str(), OFlags::PATH, 0))
+        };
+        match held {
+            Ok(held) => Attrs::read(held.as_fd(), copy, is_root).ok().map(Some),
+            Err(Errno::NOENT | Errno::NOTDIR) => Some(None),
+            Err(_) => None,
+        }
+    };
+    match (look(primary, Copy::Primary), look(replica, Copy::Replica)) {
+        (Some(None), Some(None)) => false,
+        (Some(Some(p)), Some(Some(r))) => {
+            let is_file = p.stat.kind() == FileType::RegularFile;
+            p.stat.kind() != r.stat.kind()
+                || is_file && p.stat.size != r.stat.size
+                || !p.differences(&r, ignore).is_empty()
+        }
+        _ => true,
+    }
+}
+
 type Outcome<T> = Result<T, Trouble>;
 
 /// Where a name was listed.
@@ -250,8 +289,7 @@ impl Engine<'_> {
                 self.path.truncate(frame.parent_len);
                 frames.pop();
                 if !frames.is_empty() {
-                    self.primary.pop().on(Copy::Primary, "openat")?;
-                    self.replica.pop().on(Copy::Replica, "openat")?;
+                    self.climb()?;
                 }
                 continue;
             };
@@ -261,14 +299,57 @@ impl Engine<'_> {
                 self.path.push(b'/');
             }
             self.path.extend_from_slice(name.as_c_str().to_bytes());
-            match self.visit(frame, &name, listed)? {
-                Down::Existing => frames.push(self.enter(len, false)?),
-                Down::New => frames.push(self.enter(len, true)?),
-                Down::No => self.path.truncate(len),
+            let visited = self.visit(frame, &name, listed);
+            let visited = visited.or_else(|trouble| self.moving(trouble, Down::No));
+            let entered = match visited? {
+                Down::Existing => Some(self.enter(len, false)),
+                Down::New => Some(self.enter(len, true)),
+                Down::No => None,
+            };
+            match entered {
+                Some(Ok(frame)) => frames.push(frame),
+                Some(Err(trouble)) => {
+                    self.moving(trouble, ())?;
+                    self.climb()?;
+                    self.path.truncate(len);
+                }
+                None => self.path.truncate(len),
             }
         }
         self.summary.bytes = self.seen.bytes;
         self.check_apart()
+    }
+
+    /// In a live tree an object may be another one by the time it is opened: a difference, not a
+    /// failure.
+    fn moving<T>(&mut self, trouble: Trouble, then: T) -> Outcome<T> {
+        let gone = matches!(
+            trouble.errno,
+            Errno::NOENT
+                | Errno::STALE
+                | Errno::NOTDIR
+                | Errno::ISDIR
+                | Errno::LOOP
+                | Errno::NXIO
+                | Errno::BUSY
+                | Errno::NODATA
+                | Errno::RANGE
+        );
+        if !self.how.live || self.how.repair || !gone {
+            return Err(trouble);
+        }
+        let errno = crate::mirror::failure::Named(trouble.errno);
+        let copy = trouble.copy;
+        self.report(Kind::Entry, None, || {
+            format!("changed on the {copy} while it was compared: {errno}")
+        });
+        Ok(then)
+    }
+
+    /// Both descents go up again.
+    fn climb(&mut self) -> Outcome<()> {
+        self.primary.pop().on(Copy::Primary, "openat")?;
+        self.replica.pop().on(Copy::Replica, "openat")
     }
 
     fn check_stop(&self) -> Outcome<()> {
@@ -414,7 +495,12 @@ impl Engine<'_> {
 
     fn push(&mut self, primary: OwnedFd, replica: OwnedFd) -> Outcome<()> {
         self.primary.push(primary).on(Copy::Primary, "statx")?;
-        self.replica.push(replica).on(Copy::Replica, "statx")
+        let pushed = self.replica.push(replica).on(Copy::Replica, "statx");
+        if pushed.is_err() {
+            // Both or neither: the walk goes on when the trees are live.
+            self.primary.pop().on(Copy::Primary, "openat")?;
+        }
+        pushed
     }
 
     /// Before the first change in the replica's present directory.

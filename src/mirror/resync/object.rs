@@ -86,7 +86,12 @@ fn open(dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<OwnedFd> {
     }
 }
 
-fn open_as(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, copy: Copy) -> Outcome<OwnedFd> {
+pub(in crate::mirror) fn open_as(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    kind: FileType,
+    copy: Copy,
+) -> Outcome<OwnedFd> {
     let fd = open(dir, name, kind).on(copy, "openat2")?;
     if Stat::of(fd.as_fd()).on(copy, "statx")?.kind() != kind {
         return Err(Errno::STALE).on(copy, "openat2");
@@ -99,11 +104,11 @@ fn same_version(a: &Stat, b: &Stat) -> bool {
 }
 
 /// The replica's file, opened for writing at the first byte that differs.
-struct Rewriter<'a> {
-    dir: BorrowedFd<'a>,
-    name: &'a Name,
-    held: BorrowedFd<'a>,
-    ident: Ident,
+pub(in crate::mirror) struct Rewriter<'a> {
+    pub(in crate::mirror) dir: BorrowedFd<'a>,
+    pub(in crate::mirror) name: &'a Name,
+    pub(in crate::mirror) held: BorrowedFd<'a>,
+    pub(in crate::mirror) ident: Ident,
 }
 
 impl Writer for Rewriter<'_> {
@@ -121,7 +126,7 @@ impl Writer for Rewriter<'_> {
 
 /// What a replica cannot hold at all, as opposed to what went wrong. Only ever asked of symlinks
 /// and special files: a mirror without one of its files or directories is none.
-fn cannot_hold(errno: Errno) -> bool {
+pub(in crate::mirror) fn cannot_hold(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::PERM | Errno::OPNOTSUPP | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ
@@ -134,6 +139,11 @@ impl Engine<'_> {
         let shared = |first: &&First| self.links.first.contains_key(&first.replica);
         if let Some(first) = self.links.first.values().find(shared) {
             self.path = first.path.to_vec();
+            if self.how.live {
+                // A number that was free again, most likely: it is looked at once more.
+                self.report(Kind::Entry, None, || "one inode in both copies".to_owned());
+                return Ok(());
+            }
             return Err(Errno::MLINK).on(Copy::Replica, "link");
         }
         Ok(())

@@ -140,7 +140,7 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// A size in IEC units, three digits at least.
+/// A size in IEC units, three digits at least unless fewer say it exactly.
 #[must_use]
 pub fn size(bytes: u64) -> String {
     let mut unit = 0;
@@ -151,7 +151,7 @@ pub fn size(bytes: u64) -> String {
         unit += 1;
     }
     let mut out = (bytes / scale).to_string();
-    if unit > 0 && bytes / scale < 100 {
+    if unit > 0 && bytes / scale < 100 && !bytes.is_multiple_of(scale) {
         let tenths = (bytes % scale) / (scale / 1024) * 10 / 1024;
         let _ = write!(out, ".{tenths}");
     }
@@ -187,7 +187,9 @@ mod tests {
         for (bytes, shown) in [
             (0, "0 B"),
             (1023, "1023 B"),
-            (1024, "1.0 KiB"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (64 << 10, "64 KiB"),
             (u64::MAX, "15.9 EiB"),
             (200 << 20, "200 MiB"),
         ] {

@@ -132,7 +132,7 @@ fn only_differing_blocks_are_written() {
         .expect("found");
     assert_eq!(
         (data.offset, &*data.detail),
-        (Some(8192), "8.0 KiB differ at 8192")
+        (Some(8192), "8 KiB differ at 8192")
     );
     assert_eq!(trees.repair().bytes_repaired, 8192);
     assert_eq!(
@@ -367,4 +367,63 @@ fn what_only_root_can_make() {
             assert!(undone || !flagged);
         }
     }
+}
+
+/// Objects that go, come and turn into others while the walk is at them are differences to be looked
+/// at again; without `live` they are failures.
+#[test]
+fn what_moves_while_it_is_compared_is_a_difference() {
+    let walk = |live| {
+        let trees = Trees::new();
+        for name in ["a", "b", "c", "d", "d/deep", "e", "z"] {
+            trees.mkdir(name);
+        }
+        for name in ["a/f", "b/f", "c/f", "d/deep/f", "f", "y", "z/f"] {
+            put(&trees.p(name), b"x", 0);
+        }
+        trees.repair();
+        let open =
+            |path: PathBuf| rustix::fs::open(path, OFlags::DIRECTORY, Mode::empty()).expect("open");
+        let (p, r) = (open(trees.p("")), open(trees.r("")));
+        let how = How {
+            quick: true,
+            live,
+            ..How::default()
+        };
+        let mut seen = 0;
+        let found = reconcile(p.as_fd(), r.as_fd(), how, &mut |_| {
+            seen += 1;
+            match seen {
+                // Listed and looked at, and then a file: on the primary first.
+                1 => {
+                    rustix::fs::unlink(trees.p("a/f")).expect("unlink");
+                    rustix::fs::rmdir(trees.p("a")).expect("rmdir");
+                    put(&trees.p("a"), b"a file now", 0);
+                }
+                2 => {
+                    rustix::fs::rename(trees.p("b"), trees.p("e/b")).expect("rename");
+                    rustix::fs::rename(trees.r("b"), trees.r("e/b")).expect("rename");
+                }
+                3 => {
+                    rustix::fs::unlink(trees.p("f")).expect("unlink");
+                    rustix::fs::unlink(trees.r("f")).expect("unlink");
+                }
+                4 => rustix::fs::rename(trees.r("z"), trees.r("e/z")).expect("rename"),
+                _ => {}
+            }
+        });
+        (found, seen)
+    };
+    let (found, seen) = walk(true);
+    let found = found.expect("walked to the end");
+    assert!(seen >= 8, "{seen}");
+    let listed = |path: &str| found.differences.iter().any(|d| d.path == path.as_bytes());
+    assert!(listed("a") && listed("z"), "{:?}", found.differences);
+    assert!(
+        !listed("c") && !listed("y") && !listed("d/deep"),
+        "{:?}",
+        found.differences
+    );
+    let failure = walk(false).0.expect_err("a failure");
+    assert_eq!(failure.path, b"a");
 }

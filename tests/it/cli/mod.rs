@@ -4,6 +4,7 @@
 mod life;
 mod refused;
 mod status;
+mod verbs;
 mod words;
 
 use std::path::PathBuf;

@@ -28,6 +28,22 @@ pub(crate) fn native() -> bool {
     std::env::var_os("MIRRORFS_TEST_NATIVE").is_some()
 }
 
+/// The switch of the fault tests: whether the product heals by itself. Without it a mirror in doubt is
+/// mounted with `--adopt`, and what needs more is skipped ([`need_healing`]).
+///
+/// Asked of the product, so that nobody has to remember it: true as soon as it has the verb `sync`.
+/// `MIRRORFS_TEST_HEALING=1` or `0` overrules that.
+pub(crate) fn healing_is_there() -> bool {
+    static THERE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *THERE.get_or_init(|| {
+        if let Some(told) = std::env::var_os("MIRRORFS_TEST_HEALING") {
+            return told == "1";
+        }
+        let help = run::mirrorfs(["help"]).out;
+        !native() && help.lines().any(|line| line.starts_with("  sync "))
+    })
+}
+
 /// The pause between two looks at a condition.
 pub(crate) fn breathe() {
     std::thread::park_timeout(Duration::from_millis(10));
@@ -90,6 +106,16 @@ macro_rules! need_product {
     () => {
         if $crate::support::native() {
             return $crate::support::skip("needs the product, not its stand-in");
+        }
+    };
+}
+
+/// Returns from the test when it is about healing and the product cannot heal yet.
+#[macro_export]
+macro_rules! need_healing {
+    () => {
+        if !$crate::support::healing_is_there() {
+            return $crate::support::skip("waits for healing (support::healing_is_there)");
         }
     };
 }

@@ -90,6 +90,7 @@ impl Wish {
             own("mnt")
         };
         let scratch = own("scratch");
+        own("state");
         TestMount {
             wish: self,
             primary,
@@ -165,10 +166,20 @@ impl TestMount {
             .arg("--replica")
             .arg(&self.replica)
             .args(other_options())
+            .args(self.own_state())
             .args(&self.wish.args)
             .args(more);
         command.arg("--log").arg(self.log());
         command
+    }
+
+    /// Logs of a test stay with the test.
+    fn own_state(&self) -> Vec<OsString> {
+        let said = |arg: &OsString| arg.to_string_lossy().contains("state-dir");
+        if self.wish.args.iter().any(said) {
+            return Vec::new();
+        }
+        vec!["--state-dir".into(), self.dir.path().join("state").into()]
     }
 
     /// Tries to mount, with more arguments.

@@ -46,6 +46,14 @@ fn sample() -> Stamp {
                 btime: None,
             },
         ],
+        covered: Some(Covered {
+            log: LogId {
+                id: 0xabc,
+                generation: 7,
+            },
+            intake: 3,
+            intake_before: Some(2),
+        }),
         role: Some(Role::Replica),
         primary_path: b"/srv/\xff\n data".to_vec(),
         replica_path: b"".to_vec(),
@@ -63,8 +71,61 @@ fn a_stamp_reads_back_as_it_was_written() {
     ] {
         (stamp.life, stamp.verdict, stamp.role) = (life, verdict, role);
         assert_eq!(Stamp::parse(&stamp.encode()), Ok(stamp.clone()));
+        stamp.covered = stamp.covered.map(|covered| Covered {
+            intake_before: None,
+            ..covered
+        });
+        assert_eq!(Stamp::parse(&stamp.encode()), Ok(stamp.clone()));
     }
     assert_eq!(stamp.id.to_string(), "6f2c91ab");
+}
+
+/// What the version before wrote, byte by byte: such a mirror mounts today.
+#[test]
+fn a_stamp_of_the_first_version_is_read_and_kept() {
+    let body = "mirrorfs-stamp 1\nid=6f2c91ab000000000000000000000001\nhistory=1:1795183331,2:-7\n\
+                session=12\nstate=clean\nverdict=in-sync\nlacks=\n\
+                primary=00000000000000000000000000000007,2,1795000000.000000005\n\
+                replica=00000000000000000000000000000008,128,-\n\
+                primary-path=/srv/data\nreplica-path=/backup/data\nwritten=1795183400\n";
+    let seal = |body: &str| format!("{body}crc32={:08x}\n", crc32fast::hash(body.as_bytes()));
+    let text = seal(body);
+    let stamp = Stamp::parse(text.as_bytes()).expect("a stamp");
+    assert_eq!((stamp.covered, stamp.session, stamp.epoch()), (None, 12, 2));
+    assert!(stamp.is_at_rest());
+    assert_eq!(stamp.encode(), text.as_bytes());
+    // A version that does not fit what follows is nobody's spelling.
+    let wrong = seal(&body.replace("mirrorfs-stamp 1", "mirrorfs-stamp 2"));
+    assert_eq!(Stamp::parse(wrong.as_bytes()), Err(Corrupt::Damaged));
+    let wrong = seal(&body.replace(
+        "primary-path",
+        "journal=0000000000000abc:7\nattached=3\nprimary-path",
+    ));
+    assert_eq!(Stamp::parse(wrong.as_bytes()), Err(Corrupt::Damaged));
+}
+
+/// A copy of the replica from before the log forgot something is not what the log is about.
+#[test]
+fn a_log_covers_only_the_replica_it_was_kept_for() {
+    let primary = sample();
+    let with = |id, generation, intake| {
+        let mut stamp = sample();
+        let log = LogId { id, generation };
+        stamp.covered = Some(Covered {
+            log,
+            intake,
+            intake_before: None,
+        });
+        stamp
+    };
+    assert!(primary.covers(&with(0xabc, 7, 3)));
+    assert!(primary.covers(&with(0xabc, 6, 2)), "not stamped yet");
+    assert!(!primary.covers(&with(0xabc, 5, 1)), "an older copy");
+    assert!(!primary.covers(&with(0xabc, 8, 4)), "a newer one");
+    assert!(!primary.covers(&with(0xabd, 7, 3)), "another log");
+    let mut without = sample();
+    without.covered = None;
+    assert!(!primary.covers(&without) && !without.covers(&primary) && !without.covers(&without));
 }
 
 /// A stamp decides whether a replica is trusted: nothing that is not whole may pass for one.
@@ -90,7 +151,7 @@ fn no_prefix_and_no_flipped_bit_is_a_stamp() {
 
 #[test]
 fn a_newer_format_is_named_as_such() {
-    let body = "mirrorfs-stamp 2\nanything\n";
+    let body = "mirrorfs-stamp 3\nanything\n";
     let text = format!("{body}crc32={:08x}\n", crc32fast::hash(body.as_bytes()));
     assert_eq!(Stamp::parse(text.as_bytes()), Err(Corrupt::Newer));
 }

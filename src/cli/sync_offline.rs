@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT
+//! `mirrorfs sync PRIMARY REPLICA`: makes a replica equal while nothing is mounted.
+
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::complain;
+use super::exit::Exit;
+use super::units::{show_count, show_size};
+use crate::mirror::attach::decide::{Asked, Typed};
+use crate::mirror::attach::refusal::Id;
+use crate::mirror::attach::{self, AttachError, Options};
+use crate::mirror::failure::show_path;
+use crate::mirror::resync::progress::Line;
+use crate::mirror::resync::{How, Summary};
+use crate::session::pair;
+use crate::session::refusal::Refusal;
+use crate::session::signals::Signals;
+
+/// How long a daemon that is just ending may keep us from the copies.
+const ENDING: Duration = Duration::from_secs(2);
+/// Differences listed; the rest are counted.
+const LISTED_MAX: usize = 1000;
+/// 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words<'a> {
+    /// `--dry-run`
+    pub(super) dry_run: bool,
+    /// `--init`
+    pub(super) init: bool,
+    /// `--discard DIR`
+    pub(super) discard: Option<&'a Path>,
+    /// `--max-delete=N`
+    pub(super) max_delete: Option<u64>,
+}
+
+pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
+    let signals = match Signals::start() {
+        Ok(signals) => signals,
+        Err(no) => return refused(replica, &no),
+    };
+    let (root_p, root_r) = match pair::roots(primary, replica) {
+        Ok(roots) => roots,
+        Err(no) => return refused(replica, &no),
+    };
+    if let Some(no) = words
+        .discard
+        .and_then(|dir| wrong_discard(dir, primary, replica))
+    {
+        return refused(replica, &no);
+    }
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    let typed = Typed {
+        primary: bytes(primary),
+        mountpoint: Vec::new(),
+        replica: bytes(replica),
+        offline: true,
+    };
+    let options = Options {
+        asked: Asked {
+            degraded: false,
+            adopt: true,
+            init: words.init,
+            discard: words.discard.is_some(),
+        },
+        patience: ENDING,
+        how: How {
+            kept_max: LISTED_MAX,
+            deletions_max: words.max_delete,
+            stop: Some(signals.stop_switch()),
+            ..How::default()
+        },
+        ..Options::default()
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let mut line = Line::new(std::io::stderr(), terminal);
+    let (p, r) = (root_p.as_fd(), root_r.as_fd());
+    let done = if words.dry_run {
+        let found = attach::preview(p, r, &typed, &options, &mut |phase, progress| {
+            line.update(phase, progress);
+        });
+        found.map(|summary| differences(&summary))
+    } else {
+        let attached = attach::attach(p, Ok(r), &typed, &options, &mut |phase, progress| {
+            line.update(phase, progress);
+        });
+        attached.map(|attached| {
+            let closed = attached.close_clean();
+            closed.map_or_else(
+                |failure| {
+                    complain(&format!("the copies are equal, but: {failure}"));
+                    Exit::Unknown
+                },
+                |()| equal(replica, attached.summary.as_deref()),
+            )
+        })
+    };
+    line.finish();
+    done.unwrap_or_else(|error| {
+        if signals.stopping() {
+            complain("interrupted. To go on: the same command");
+            return Exit::Child(INTERRUPTED);
+        }
+        no(&error)
+    })
+}
+
+/// Copies go from PRIMARY to REPLICA: only the replica's changes can be thrown away.
+fn wrong_discard(dir: &Path, primary: &Path, replica: &Path) -> Option<Refusal> {
+    let same = |other: &Path| {
+        let (a, b) = (dir.canonicalize(), other.canonicalize());
+        a.is_ok_and(|a| b.is_ok_and(|b| a == b))
+    };
+    if same(replica) {
+        return None;
+    }
+    let (p, r) = (primary.display(), replica.display());
+    let shown = dir.display();
+    let no = if same(primary) {
+        Refusal::usage(format!(
+            "{p} is named as the primary: it is what is copied."
+        ))
+        .next("To keep the other one's changes, make it the primary first:")
+        .next(format!("mirrorfs promote --force {r}"))
+        .next(format!("mirrorfs sync --discard {p} {r} {p}"))
+    } else {
+        Refusal::usage(format!("--discard {shown} is neither {p} nor {r}."))
+    };
+    Some(no)
+}
+
+fn refused(replica: &Path, no: &Refusal) -> Exit {
+    complain(&format!("cannot sync {}: {no}", replica.display()));
+    match no.id.as_deref() {
+        Some("MF-0043") => Exit::MountRefused,
+        Some(_) => Exit::No,
+        None => Exit::Unknown,
+    }
+}
+
+fn no(error: &AttachError) -> Exit {
+    if let Some(summary) = &error.summary {
+        list(summary, &mut std::io::stderr());
+    }
+    complain(&error.to_string());
+    match error.refusal.id {
+        Id::InUse => Exit::MountRefused,
+        Id::CopyFailed | Id::StampFailed => Exit::Unknown,
+        _ => Exit::No,
+    }
+}
+
+/// What `--dry-run` found.
+fn differences(summary: &Summary) -> Exit {
+    list(summary, &mut std::io::stdout());
+    let total = summary.differences_total;
+    let (shown, names) = (show_count(total), show_count(summary.entries));
+    let text = format!("{shown} differences in {names} names.");
+    _ = writeln!(std::io::stderr(), "{text}").is_ok();
+    if total == 0 { Exit::Success } else { Exit::No }
+}
+
+fn list(summary: &Summary, out: &mut dyn Write) {
+    for found in &summary.differences {
+        let (kind, path) = (found.kind.word(), show_path(&found.path));
+        // A closed pipe is no reason to complain.
+        _ = writeln!(out, "{kind:<9} {path}  {}", found.detail).is_ok();
+    }
+    let more = summary.differences_total - summary.differences.len() as u64;
+    if more > 0 {
+        _ = writeln!(out, "... and {more} more").is_ok();
+    }
+}
+
+fn equal(replica: &Path, summary: Option<&Summary>) -> Exit {
+    let (bytes, files) = summary.map_or((0, 0), |summary| (summary.bytes, summary.files));
+    let text = format!(
+        "Replica {} is in-sync: {} in {} files.",
+        replica.display(),
+        show_size(bytes),
+        show_count(files)
+    );
+    _ = writeln!(std::io::stderr(), "{text}").is_ok();
+    Exit::Success
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+//! One object that is no directory, or the attributes of any: compared and made equal.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FileType, OFlags};
+
+use super::place::Way;
+use super::worker::{Item, Next, Task, Worker};
+use super::{Halt, Outcome};
+use crate::mirror::failure::Copy;
+use crate::mirror::resync::Lacks;
+use crate::mirror::resync::attrs::Attrs;
+use crate::mirror::resync::content::{File, On, Trouble, next_data};
+use crate::mirror::resync::object::{Rewriter, open_as};
+use crate::store::node::{Link, Side};
+use crate::store::{Stat, walk};
+use crate::sys::{Errno, at};
+
+/// Bytes of a file compared in one hold: writers wait no longer than this takes.
+pub(super) const PART: u64 = 16 << 20;
+
+impl Worker<'_> {
+    /// Attributes alone, of whatever it is.
+    pub(super) fn attributes(&mut self, item: &mut Item, way: &Way) -> Outcome<Next> {
+        if !item.held.node().is_dir() {
+            // Where to begin is where the content ends.
+            return self.bytes(item, way, u64::MAX..u64::MAX);
+        }
+        let pair = way.open_dirs(self.ground)?;
+        self.healing.dirs_opened.fetch_add(1, Ordering::Relaxed);
+        let is_root = way.is_root();
+        let want = Attrs::read(pair.primary.as_fd(), Copy::Primary, is_root)?;
+        self.carry_attrs(&want, pair.replica.as_fd(), is_root)?;
+        Ok(Next::Done)
+    }
+
+    /// A part of the content; with the last one, the attributes.
+    pub(super) fn bytes(&mut self, item: &mut Item, way: &Way, range: Range<u64>) -> Outcome<Next> {
+        let Some(Link { name, .. }) = way.last() else {
+            return Err(Halt::Lost);
+        };
+        let pair = way.open_parents(self.ground)?;
+        let (above_p, above_r, c_name) =
+            (pair.primary.as_fd(), pair.replica.as_fd(), name.as_c_str());
+        let primary = Stat::of_name(above_p, c_name).on(Copy::Primary, "statx")?;
+        if item.held.node().place(Side::Primary).ident() != Some(primary.ident) {
+            return Err(Halt::Lost);
+        }
+        let replica = Stat::of_name(above_r, c_name).on(Copy::Replica, "statx")?;
+        if replica.kind() != primary.kind() || self.twins.is_anothers(&replica, &primary) {
+            return Err(Halt::Unlike);
+        }
+        self.introduce(&primary, &replica);
+        if primary.nlink > 1 || replica.nlink > 1 {
+            if !item.is_late {
+                return Ok(Next::Late);
+            }
+            if !self.is_whole && replica.nlink > 1 {
+                let owner = self.links.owner(replica.ident);
+                let anothers = owner.is_some_and(|owner| owner != primary.ident);
+                if anothers {
+                    return Err(Halt::Unlike);
+                }
+                if !self.healing.doubt.lock().names_are_clear() {
+                    return Ok(Next::Wait);
+                }
+                if primary.nlink != replica.nlink {
+                    // Its other names may be another object's: nothing is written to it until all
+                    // names of the tree have been seen.
+                    self.must_escalate = true;
+                    return Ok(Next::Done);
+                }
+            }
+        }
+        let kind = primary.kind();
+        let source = open_as(above_p, c_name, kind, Copy::Primary)?;
+        let held = open_replica(above_r, name, &replica)?;
+        if !item.is_begun {
+            item.is_begun = true;
+            self.healing.files_opened.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut want = Attrs::read(source.as_fd(), Copy::Primary, false)?;
+        if kind == FileType::RegularFile {
+            let mut have = Stat::of(held.as_fd()).on(Copy::Replica, "statx")?;
+            if have.size == 0 && have.blocks == 0 {
+                want.prepare(held.as_fd());
+            }
+            let part = range.start..range.end.min(range.start.saturating_add(PART));
+            let files = |have: &Stat| {
+                let (source, held) = (source.as_fd(), held.as_fd());
+                let primary = File {
+                    fd: source,
+                    size: want.stat.size,
+                };
+                (
+                    primary,
+                    File {
+                        fd: held,
+                        size: have.size,
+                    },
+                )
+            };
+            let mut rewriter = Rewriter {
+                dir: above_r,
+                name,
+                held: held.as_fd(),
+                ident: have.ident,
+            };
+            let (stop, healing) = (self.stop, self.healing);
+            let mut passed = 0;
+            let mut step = |bytes| {
+                passed += bytes;
+                healing.bytes_compared.fetch_add(bytes, Ordering::Relaxed);
+                healing.beat();
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Errno::INTR);
+                }
+                Ok(())
+            };
+            let (p, r) = files(&have);
+            let found =
+                self.content
+                    .compare_range(p, r, part.clone(), Some(&mut rewriter), &mut step)?;
+            self.healing
+                .bytes_written
+                .fetch_add(found.written, Ordering::Relaxed);
+            self.moved_bytes += passed + found.written;
+            have = Stat::of(held.as_fd()).on(Copy::Replica, "statx")?;
+            let (p, r) = files(&have);
+            let next = next_data(p, r, part.end)?;
+            if let Some(next) = next.filter(|&next| next < range.end) {
+                item.task = Task::Content(next..range.end);
+                return Ok(Next::More);
+            }
+            // Reading may have moved nothing but the time of access, which is not compared.
+            want.stat = Stat::of(source.as_fd()).on(Copy::Primary, "statx")?;
+        }
+        self.carry_attrs(&want, held.as_fd(), false)?;
+        Ok(Next::Done)
+    }
+
+    /// Carries attributes over where they differ.
+    pub(super) fn carry_attrs(
+        &mut self,
+        want: &Attrs,
+        fd: BorrowedFd<'_>,
+        is_root: bool,
+    ) -> Result<(), Trouble> {
+        let have = Attrs::read(fd, Copy::Replica, is_root)?;
+        if want.differences(&have, Lacks::default()).is_empty() {
+            return Ok(());
+        }
+        self.summary.repaired += 1;
+        let summary = &mut self.summary;
+        want.carry_over(fd, is_root, false, &mut |lack, detail| {
+            summary.losses += 1;
+            summary.lacks.insert(lack);
+            tracing::debug!("the replica cannot hold this: {detail}");
+        })
+    }
+}
+
+/// Opens the replica's object; an ordinary user's own file can be made readable for that.
+fn open_replica(
+    dir: BorrowedFd<'_>,
+    name: &crate::store::Name,
+    replica: &Stat,
+) -> Result<OwnedFd, Trouble> {
+    let (c_name, kind) = (name.as_c_str(), replica.kind());
+    match open_as(dir, c_name, kind, Copy::Replica) {
+        Err(Trouble {
+            errno: Errno::ACCESS,
+            ..
+        }) => {
+            let place = walk::open(dir, c_name, OFlags::PATH, 0).on(Copy::Replica, "openat2")?;
+            at::chmod(place.as_fd(), 0o600).on(Copy::Replica, "fchmodat2")?;
+            open_as(dir, c_name, kind, Copy::Replica)
+        }
+        opened => opened,
+    }
+}

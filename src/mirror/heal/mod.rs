@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+//! Healing: the replica is made equal wherever a mark is dirty, while the mount is in use.
+//!
+//! It takes the same turns as live ops: what it looks at is held, so that no op changes either copy
+//! there, and once it lets go both copies are equal there and ops are carried again
+//! ([`Healing::admits`]). A mark is taken (it is not dirty any more) before what it covers is looked
+//! at: an op that is skipped later makes it dirty again, and it is healed again.
+//!
+//! One round: find the objects of all dirty marks; move what was renamed; make the names of
+//! directories equal, from the top down, and what is new or doubtful in them; then the content and
+//! attributes of what is left. Rounds follow until no mark is dirty.
+//!
+//! Three rules keep it from doing harm. A mark is pinned until all it covers is healed, or a
+//! checkpoint could clear it in between. A replica inode that may be another object's is replaced,
+//! never written to. And what cannot be found out is not guessed: the whole tree is marked instead.
+//!
+//! Lock order: a hold (one at a time), then `doubt`. Neither is held while it waits for its turn.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::journal::Journal;
+use crate::mirror::failure::{Copy, Named};
+use crate::mirror::replica::Fault;
+use crate::mirror::resync::Lacks;
+use crate::mirror::resync::content::Trouble;
+use crate::mirror::watch::Hold;
+use crate::store::op::Claims;
+use crate::store::{Ident, Nodes, Op, Source};
+use crate::sys::Errno;
+use doubt::Doubt;
+use place::is_elsewhere;
+use worker::Worker;
+
+mod content;
+mod doubt;
+mod links;
+mod moves;
+mod names;
+mod place;
+mod worker;
+
+/// What healing may ask of the mirror.
+pub trait Ground: Sync {
+    /// Answers questions: the primary.
+    fn source(&self) -> &dyn Source;
+    /// What the kernel knows.
+    fn nodes(&self) -> &Arc<Nodes>;
+    /// The primary's root.
+    fn primary_root(&self) -> BorrowedFd<'_>;
+    /// The replica's root.
+    fn replica_root(&self) -> BorrowedFd<'_>;
+    /// Takes a turn on all these claims at once, and waits until what is queued for the replica has
+    /// been carried: until it is dropped no conflicting op touches either copy. Never two at once.
+    /// If the replica hangs meanwhile somebody else gives it back, and the next one is refused.
+    ///
+    /// # Errors
+    /// A fault of the replica.
+    fn hold(&self, claims: Claims) -> std::result::Result<Hold<'_>, Fault>;
+    /// The log.
+    fn journal(&self) -> &Journal;
+    /// The replica's object of this primary object is another one now, or has another place: its
+    /// node must learn that anew.
+    fn twin_replaced(&self, primary: Ident);
+    /// Whether the primary is the primary still: its stamp can be read. Asked before anything is
+    /// removed from the replica.
+    fn vouches(&self) -> bool {
+        true
+    }
+}
+
+/// Why healing ended before no mark was dirty.
+#[derive(Debug)]
+pub enum Stop {
+    /// The replica failed, or the primary could not be read. What is not healed is dirty again.
+    Fault(Fault),
+    /// It was asked to stop.
+    Asked,
+}
+
+/// What a whole healing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Marks healed, again and again included.
+    pub marks: u64,
+    /// Rounds it took.
+    pub rounds: u64,
+    /// Objects of marks that are no more.
+    pub gone: u64,
+    /// Objects moved on the replica instead of copied.
+    pub moved: u64,
+    /// Objects made on the replica.
+    pub created: u64,
+    /// Names removed from the replica.
+    pub removed: u64,
+    /// Hard links made on the replica.
+    pub linked: u64,
+    /// Objects whose attributes were carried over.
+    pub repaired: u64,
+    /// Times the whole tree had to be marked.
+    pub escalated: u64,
+    /// Things the replica cannot hold.
+    pub losses: u64,
+    /// Their kinds.
+    pub lacks: Lacks,
+}
+
+/// How far healing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files and other leaves opened to be compared.
+    pub files_opened: u64,
+    /// Directories opened to be listed.
+    pub dirs_opened: u64,
+    /// Bytes compared.
+    pub bytes_compared: u64,
+    /// Bytes written to the replica.
+    pub bytes_written: u64,
+    /// Marks that are not healed yet, of those found dirty.
+    pub marks_left: u64,
+    /// When it began.
+    pub began: Option<Instant>,
+}
+
+/// What is healed already, and how far it is: shared with the ops that go on meanwhile.
+#[derive(Debug)]
+pub struct Healing {
+    doubt: Mutex<Doubt>,
+    /// Nothing is in doubt: no op has to look.
+    is_over: AtomicBool,
+    files_opened: AtomicU64,
+    dirs_opened: AtomicU64,
+    bytes_compared: AtomicU64,
+    bytes_written: AtomicU64,
+    marks_left: AtomicU64,
+    /// Grows with every step within a hold, as long as both copies answer.
+    pulse: Arc<AtomicU64>,
+    began: Instant,
+    waiting: Mutex<()>,
+    woken: Condvar,
+}
+
+impl Default for Healing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Healing {
+    /// Nothing is healed yet, and nothing admitted before [`Self::run`] knows the marks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            doubt: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            files_opened: AtomicU64::new(0),
+            dirs_opened: AtomicU64::new(0),
+            bytes_compared: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
+            marks_left: AtomicU64::new(0),
+            pulse: Arc::default(),
+            began: Instant::now(),
+            waiting: Mutex::default(),
+            woken: Condvar::new(),
+        }
+    }
+
+    /// Whether an op may be carried: no directory above anything it names is in doubt. Asked under
+    /// the op's turn. If not, the op's marks must be dirty again before its turn ends.
+    #[must_use]
+    pub fn admits(&self, op: &Op<'_>) -> bool {
+        self.is_over.load(Ordering::Acquire) || self.changed(|doubt| doubt.admits(op))
+    }
+
+    /// An op was admitted and could not be carried after all: its directories are in doubt. Called
+    /// under the op's turn, as its marks are made dirty.
+    pub fn missed(&self, op: &Op<'_>) {
+        self.changed(|doubt| doubt.miss(op));
+    }
+
+    /// Changes what is in doubt.
+    fn changed<T>(&self, change: impl FnOnce(&mut Doubt) -> T) -> T {
+        let mut doubt = self.doubt.lock();
+        let changed = change(&mut doubt);
+        self.is_over.store(doubt.is_over(), Ordering::Release);
+        changed
+    }
+
+    /// What grows for as long as it goes on in what it holds.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<AtomicU64> {
+        self.pulse.clone()
+    }
+
+    /// One more step is done.
+    fn beat(&self) {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Progress {
+            files_opened: read(&self.files_opened),
+            dirs_opened: read(&self.dirs_opened),
+            bytes_compared: read(&self.bytes_compared),
+            bytes_written: read(&self.bytes_written),
+            marks_left: read(&self.marks_left),
+            began: Some(self.began),
+        }
+    }
+
+    /// Ends a pause of the throttle, so that a stop is heard at once.
+    pub fn wake(&self) {
+        let _waiting = self.waiting.lock();
+        self.woken.notify_all();
+    }
+
+    /// Heals until no mark is dirty. `throttle` is how many bytes may be read and written per
+    /// second, if there is a limit.
+    ///
+    /// Whoever calls this closes the door on ops before it believes that nothing is dirty: one may
+    /// be skipped right after the last look.
+    ///
+    /// # Errors
+    /// Why it ended before; everything not healed is dirty again then.
+    pub fn run(
+        &self,
+        ground: &dyn Ground,
+        stop: &AtomicBool,
+        throttle: Option<u64>,
+    ) -> std::result::Result<Summary, Stop> {
+        Worker::new(self, ground, stop, throttle).run()
+    }
+
+    /// Waits as long as `bytes` take at the rate allowed, unless it is stopped meanwhile.
+    fn pace(&self, bytes: u64, throttle: Option<u64>, stop: &AtomicBool) {
+        let Some(rate) = throttle.filter(|&rate| rate > 0) else {
+            return;
+        };
+        let micros = u128::from(bytes) * 1_000_000 / u128::from(rate);
+        let mut left = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        let mut waiting = self.waiting.lock();
+        while !left.is_zero() && !stop.load(Ordering::Relaxed) {
+            // Looked at now and then, because whoever stops it may not wake it.
+            let part = left.min(Duration::from_millis(200));
+            let began = Instant::now();
+            let _woken = self.woken.wait_for(&mut waiting, part);
+            left = left.saturating_sub(began.elapsed());
+        }
+    }
+}
+
+/// Why the work on one object ended early.
+#[derive(Debug)]
+enum Halt {
+    /// The way to it on the primary is another one by now: look again.
+    Lost,
+    /// The replica does not have it where the primary has it: its directory comes first.
+    Unlike,
+    Trouble(Trouble),
+}
+
+type Outcome<T> = std::result::Result<T, Halt>;
+
+impl From<Trouble> for Halt {
+    fn from(trouble: Trouble) -> Self {
+        match (trouble.copy, trouble.errno) {
+            (Copy::Primary, errno) if is_elsewhere(errno) => Self::Lost,
+            (Copy::Replica, Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY) => Self::Unlike,
+            (Copy::Replica, errno) if is_elsewhere(errno) => Self::Unlike,
+            _ => Self::Trouble(trouble),
+        }
+    }
+}
+
+impl Stop {
+    /// A call that failed while `path` was being healed.
+    fn of(trouble: &Trouble, path: &str) -> Self {
+        let Trouble { copy, call, errno } = trouble;
+        Self::Fault(Fault::new(
+            *errno,
+            format!("healing of {path}: {call} on the {copy}"),
+        ))
+    }
+
+    /// The log could not take what had to be noted in it.
+    fn of_log(errno: Errno) -> Self {
+        let why = Named(errno);
+        tracing::debug!("the write-intent log takes no mark: {why}");
+        Self::Fault(Fault::new(
+            errno,
+            "a mark in the write-intent log".to_owned(),
+        ))
+    }
+}

@@ -1,0 +1,742 @@
+// SPDX-License-Identifier: MIT
+//! `Worker`: the rounds of one healing, and the work that is still to be done.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::links::Links;
+use super::place::{self, Found, Held, Way};
+use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
+use crate::journal::{Aspect, Mark, Object, Pins};
+use crate::mirror::failure::Copy;
+use crate::mirror::replica::Fault;
+use crate::mirror::resync::content::{Content, On, Trouble};
+use crate::store::node::{Node, Side};
+use crate::store::op::{Claim, Claims};
+use crate::store::{Ident, Stat, Time};
+use crate::sys::{Errno, at};
+
+/// How often one object is looked for again before its mark is left for another round.
+const ATTEMPTS: u32 = 16;
+/// Directories above an object, at most.
+const ABOVE_MAX: usize = 1 << 16;
+/// Objects in a row that could not be found where they are said to be.
+const STUCK_MAX: u32 = 64;
+
+/// What is to be done with one object.
+#[derive(Clone, Debug)]
+pub(super) enum Task {
+    /// The names in a directory and its attributes.
+    Names(Depth),
+    /// Attributes only.
+    Attributes,
+    /// The bytes in a range, then the attributes.
+    Content(Range<u64>),
+}
+
+/// What beside its names is healed in a directory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Depth {
+    /// Everything below.
+    pub(super) whole: bool,
+    /// Everything in it but directories.
+    pub(super) leaves: bool,
+    /// What was born since, recursively.
+    pub(super) since: Option<Time>,
+}
+
+impl Depth {
+    /// Everything below.
+    pub(super) const WHOLE: Self = Self {
+        whole: true,
+        leaves: true,
+        since: None,
+    };
+    /// Only what the replica has not, or not as it should.
+    const NAMES: Self = Self {
+        whole: false,
+        leaves: false,
+        since: Some(Time {
+            seconds: i64::MAX,
+            nanos: 0,
+        }),
+    };
+}
+
+/// One object to heal, for one mark.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) job: usize,
+    pub(super) held: Held,
+    pub(super) task: Task,
+    /// It is what the mark was made for: taking this up is taking the mark.
+    pub(super) is_top: bool,
+    /// It has several names: everything else comes first.
+    pub(super) is_late: bool,
+    /// It has been opened before.
+    pub(super) is_begun: bool,
+    /// Its directory had to be healed first so many times.
+    tries: u32,
+}
+
+impl Item {
+    pub(super) fn new(job: usize, held: Held, task: Task) -> Self {
+        Self {
+            job,
+            held,
+            task,
+            is_top: false,
+            is_late: false,
+            is_begun: false,
+            tries: 0,
+        }
+    }
+}
+
+/// A mark under way.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) mark: Arc<Mark>,
+    /// Keeps a checkpoint from clearing the mark before all it covers is healed.
+    pins: Option<Pins>,
+    /// Items not done yet.
+    left: usize,
+    /// Directories that were in doubt with everything below.
+    pub(super) tops: Vec<Ident>,
+    /// What was missed when it began.
+    missed: u64,
+    /// Its object, until it is taken up.
+    pub(super) object: Option<Held>,
+}
+
+/// How the work on one item goes on.
+pub(super) enum Next {
+    Done,
+    /// There is more of it.
+    More,
+    /// Once more, with these held too.
+    With(Vec<Held>),
+    /// When nothing else is left to do.
+    Late,
+    /// In the next round.
+    Wait,
+}
+
+/// One healing.
+pub(super) struct Worker<'a> {
+    pub(super) healing: &'a Healing,
+    pub(super) ground: &'a dyn Ground,
+    pub(super) stop: &'a AtomicBool,
+    throttle: Option<u64>,
+    pub(super) jobs: Vec<Job>,
+    dirs: Vec<Item>,
+    leaves: Vec<Item>,
+    late: Vec<Item>,
+    waiting: Vec<Item>,
+    pub(super) content: Content,
+    pub(super) links: Links,
+    pub(super) twins: super::moves::Twins,
+    /// Directories made on the way to what was moved: nothing is in them yet.
+    pub(super) made: HashSet<Ident>,
+    /// Directories of which everything is looked at in this round.
+    pub(super) wholes: HashSet<Ident>,
+    pub(super) summary: Summary,
+    /// All names of the tree are seen in this round.
+    pub(super) is_whole: bool,
+    /// Bytes read and written since the last pause.
+    pub(super) moved_bytes: u64,
+    /// Something cannot be healed before all names of the tree have been seen.
+    pub(super) must_escalate: bool,
+    stuck: u32,
+    /// Skipped renames whose marks are known.
+    renames: u64,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        healing: &'a Healing,
+        ground: &'a dyn Ground,
+        stop: &'a AtomicBool,
+        throttle: Option<u64>,
+    ) -> Self {
+        Self {
+            healing,
+            ground,
+            stop,
+            throttle,
+            jobs: Vec::new(),
+            dirs: Vec::new(),
+            leaves: Vec::new(),
+            late: Vec::new(),
+            waiting: Vec::new(),
+            content: Content::new(),
+            links: Links::default(),
+            twins: super::moves::Twins::default(),
+            made: HashSet::new(),
+            wholes: HashSet::new(),
+            summary: Summary::default(),
+            is_whole: false,
+            moved_bytes: 0,
+            must_escalate: false,
+            stuck: 0,
+            renames: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Summary, Stop> {
+        let done = self.rounds();
+        // What is not healed is dirty: before its pins are dropped with us.
+        let unhealed = self.jobs.iter().filter(|job| job.pins.is_some());
+        unhealed.for_each(|job| job.mark.set_dirty());
+        done.map(|()| self.summary)
+    }
+
+    fn rounds(&mut self) -> Result<(), Stop> {
+        loop {
+            self.check_stop()?;
+            let any = self.collect()?;
+            self.show_left();
+            if self.jobs.iter().all(|job| job.pins.is_none()) {
+                if any {
+                    continue;
+                }
+                return Ok(());
+            }
+            self.summary.rounds += 1;
+            self.wholes.clear();
+            self.moves()?;
+            self.begin();
+            self.empty()?;
+            self.count_names()?;
+            self.finish();
+        }
+    }
+
+    pub(super) fn check_stop(&self) -> Result<(), Stop> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Stop::Asked);
+        }
+        Ok(())
+    }
+
+    fn show_left(&self) {
+        let left = self.jobs.iter().filter(|job| job.pins.is_some()).count();
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        self.healing.marks_left.store(left, Ordering::Relaxed);
+    }
+
+    /// Finds the objects of all dirty marks, and puts in doubt what they cover. Says whether there
+    /// was any.
+    fn collect(&mut self) -> Result<bool, Stop> {
+        let dirty = self.ground.journal().dirty();
+        let any = !dirty.is_empty();
+        let (mut unknown, mut pinned) = (Vec::new(), Vec::new());
+        let known = self.jobs.len();
+        for (mark, paths) in dirty {
+            let Some(pins) = Pins::of(&mark) else {
+                continue; // another mark stands for it by now, and is dirty in its place
+            };
+            if let Some(origin) = mark.origin.as_ref() {
+                self.twins.note(mark.object.ino, origin);
+            }
+            let begun = |job: &Job| job.pins.is_some() && Arc::ptr_eq(&job.mark, &mark);
+            if self.jobs.iter().any(begun) {
+                // Work on it waits already; what it is dirty for comes after that.
+                continue;
+            }
+            let object = match place::find(self.ground, &mark.object, &paths) {
+                Ok(Found::At(held)) => Some(held),
+                Ok(Found::Gone) => None,
+                Ok(Found::Unknown) | Err(Halt::Lost | Halt::Unlike) => {
+                    unknown.push(mark);
+                    pinned.push(pins);
+                    continue;
+                }
+                Err(Halt::Trouble(trouble)) => return Err(self.halted(&trouble, None)),
+            };
+            self.summary.marks += 1;
+            if object.is_none() {
+                self.summary.gone += 1;
+            }
+            self.jobs.push(Job {
+                mark,
+                pins: Some(pins),
+                left: 0,
+                tops: Vec::new(),
+                missed: 0,
+                object,
+            });
+        }
+        if !unknown.is_empty() {
+            self.escalate()?;
+            // The mark of the whole tree is durable: it stands for these, which are free to go.
+            unknown.iter().for_each(|mark| take(mark));
+            drop(pinned);
+        }
+        let jobs = &mut self.jobs[known..];
+        let root = self.ground.nodes().root().place(Side::Primary).ident();
+        self.healing.changed(|doubt| {
+            for job in jobs {
+                job.missed = doubt.missed;
+                let Some(held) = &job.object else {
+                    let ino = job.mark.object.ino;
+                    let dev = root.map_or(0, |root| root.dev);
+                    take(&job.mark);
+                    doubt.lift(Ident { dev, ino });
+                    continue;
+                };
+                let ident = held.ident();
+                match job.mark.aspect {
+                    Aspect::Dir | Aspect::DirData if held.node().is_dir() => {
+                        doubt.soil(held.node());
+                    }
+                    Aspect::Tree | Aspect::Moved if held.node().is_dir() => {
+                        doubt.soil_below(ident);
+                        job.tops.push(ident);
+                    }
+                    _ => {}
+                }
+            }
+            doubt.is_open = true;
+        });
+        Ok(any)
+    }
+
+    /// Marks the whole tree: what is in doubt cannot be told any closer.
+    pub(super) fn escalate(&mut self) -> Result<(), Stop> {
+        let root = self.ground.primary_root();
+        let stat = Stat::of(root).map_err(|errno| {
+            let call = "statx";
+            let trouble = Trouble {
+                copy: Copy::Primary,
+                call,
+                errno,
+            };
+            Stop::of(&trouble, ".")
+        })?;
+        let object = Object {
+            ino: stat.ident.ino,
+            handle: at::file_handle(root),
+            path: Box::default(),
+        };
+        let marked = self.ground.journal().mark_tree(object);
+        self.summary.escalated += 1;
+        marked.map(drop).map_err(Stop::of_log)
+    }
+
+    /// Turns the marks into items, directories from the top down.
+    fn begin(&mut self) {
+        let root = self.ground.nodes().root().clone();
+        self.is_whole = self.jobs.iter().any(|job| {
+            let held = job.object.as_ref();
+            let is_root = held.is_some_and(|held| Arc::ptr_eq(held.node(), &root));
+            is_root && matches!(job.mark.aspect, Aspect::Tree)
+        });
+        let mut dirs = Vec::new();
+        for number in 0..self.jobs.len() {
+            let Some(held) = self.jobs[number].object.take() else {
+                continue;
+            };
+            let mark = self.jobs[number].mark.clone();
+            let is_root = Arc::ptr_eq(held.node(), &root);
+            if self.is_whole && !(is_root && matches!(mark.aspect, Aspect::Tree)) {
+                // All of it is a part of the whole, which is looked at from now on.
+                take(&mark);
+                continue;
+            }
+            let (seconds, nanos) = mark.stamp;
+            let since = Time { seconds, nanos };
+            let depth = |leaves| Depth {
+                whole: false,
+                leaves,
+                since: Some(since),
+            };
+            let is_dir = held.node().is_dir();
+            let task = match mark.aspect {
+                Aspect::Dir if is_dir => Task::Names(depth(false)),
+                Aspect::DirData if is_dir => Task::Names(depth(true)),
+                Aspect::Tree | Aspect::Moved if is_dir => Task::Names(Depth::WHOLE),
+                Aspect::Data { start, end } if !is_dir => Task::Content(start..end),
+                Aspect::Node => Task::Attributes,
+                _ if is_dir => Task::Names(Depth::WHOLE),
+                _ => Task::Content(0..u64::MAX),
+            };
+            let mut item = Item::new(number, held, task);
+            item.is_top = true;
+            self.jobs[number].left += 1;
+            match item.task {
+                Task::Names(_) => {
+                    let way = Way::to(item.held.node(), |_| true);
+                    let depth = way.map_or(0, |way| way.above().count());
+                    dirs.push((depth, item));
+                }
+                _ => self.late.push(item),
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        if let Some(job) = waiting
+            .first()
+            .map(|item| item.job)
+            .filter(|_| dirs.is_empty())
+        {
+            // What they wait for is healed for their sake: nobody marked it, or not yet.
+            for dir in self.healing.changed(super::doubt::Doubt::soiled) {
+                let way = Way::to(&dir, |_| true);
+                let depth = way.map_or(0, |way| way.above().count());
+                let held = Held::known(self.ground.nodes(), &dir);
+                let item = Item::new(job, held, Task::Names(Depth::NAMES));
+                self.jobs[job].left += 1;
+                dirs.push((depth, item));
+            }
+        }
+        let (waiting, late) = waiting
+            .into_iter()
+            .partition::<Vec<_>, _>(|item| matches!(item.task, Task::Names(_)));
+        self.late.extend(late);
+        // The last one is taken first. What waited comes behind the marks: it may wait for them.
+        dirs.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+        self.dirs.extend(waiting);
+        self.dirs.extend(dirs.into_iter().map(|(_, item)| item));
+    }
+
+    /// Works until nothing is left but what waits for the next round.
+    fn empty(&mut self) -> Result<(), Stop> {
+        loop {
+            let item = self.leaves.pop().or_else(|| self.dirs.pop());
+            let Some(item) = item else {
+                // Those with one name first: what has several may become clear meanwhile.
+                let next = self.late.iter().position(|item| !item.is_late).unwrap_or(0);
+                if self.late.is_empty() {
+                    return Ok(());
+                }
+                let item = self.late.swap_remove(next);
+                self.attend(item)?;
+                continue;
+            };
+            self.attend(item)?;
+        }
+    }
+
+    /// One more thing to do.
+    pub(super) fn push(&mut self, item: Item) {
+        self.jobs[item.job].left += 1;
+        self.put_back(item);
+    }
+
+    fn put_back(&mut self, item: Item) {
+        match item.task {
+            Task::Names(_) => self.dirs.push(item),
+            _ if item.is_late => self.late.push(item),
+            _ => self.leaves.push(item),
+        }
+    }
+
+    fn done(&mut self, item: Item) {
+        let number = item.job;
+        drop(item);
+        self.jobs[number].left = self.jobs[number].left.saturating_sub(1);
+        self.stuck = 0;
+        if self.jobs[number].left == 0 {
+            self.end(number);
+        }
+    }
+
+    /// All a mark covers has been looked at.
+    fn end(&mut self, number: usize) {
+        let job = &mut self.jobs[number];
+        if job.object.is_some() || job.pins.is_none() {
+            return;
+        }
+        let (tops, missed) = (std::mem::take(&mut job.tops), job.missed);
+        let seen = self.healing.changed(|doubt| {
+            doubt.heal_below(&tops);
+            doubt.missed == missed
+        });
+        // What was skipped while all its directories were still to come has been looked at since.
+        if seen && !tops.is_empty() {
+            take(&job.mark);
+        }
+        job.pins = None;
+        self.show_left();
+    }
+
+    fn finish(&mut self) {
+        for number in 0..self.jobs.len() {
+            if self.jobs[number].left == 0 {
+                self.end(number);
+            }
+        }
+        if self.waiting.is_empty() {
+            self.jobs.retain(|job| job.pins.is_some());
+        }
+    }
+
+    /// Does what is to be done with one object, wherever it is by now.
+    fn attend(&mut self, mut item: Item) -> Result<(), Stop> {
+        let mut with: Vec<Held> = Vec::new();
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            self.check_stop()?;
+            self.rest();
+            let prefer = |dir: &Arc<Node>| self.healing.doubt.lock().is_clear(dir);
+            let Some(way) = Way::to(item.held.node(), prefer) else {
+                if !self.is_gone(item.held.node())? {
+                    continue; // a rename was under way
+                }
+                let ident = item.held.ident();
+                self.healing.changed(|doubt| doubt.lift(ident));
+                if item.is_top {
+                    take(&self.jobs[item.job].mark);
+                }
+                self.done(item);
+                return Ok(());
+            };
+            let others = ways(&with);
+            let hold = self.ground.hold(claims(&item, &way, &others));
+            let turn = hold.map_err(Stop::Fault)?;
+            attempts += 1;
+            if !way.is_still() || !others.iter().all(|(_, way)| way.is_still()) {
+                drop(turn);
+                continue;
+            }
+            let above = way.last().map(|link| &link.parent);
+            if above.is_some_and(|dir| !self.healing.doubt.lock().is_clear(dir)) {
+                drop(turn);
+                self.wait(item);
+                return Ok(());
+            }
+            let next = self.perform(&mut item, &way, &others);
+            if matches!(next, Err(Halt::Lost)) {
+                self.unlearn(&way, &item);
+            }
+            drop(turn);
+            match next {
+                Ok(Next::Done) => {
+                    self.done(item);
+                    return Ok(());
+                }
+                Ok(Next::More) => attempts = 0,
+                Ok(Next::With(more)) => {
+                    attempts = 0;
+                    with = more;
+                }
+                Ok(Next::Late) => {
+                    item.is_late = true;
+                    self.late.push(item);
+                    return Ok(());
+                }
+                Ok(Next::Wait) => {
+                    self.wait(item);
+                    return Ok(());
+                }
+                Err(Halt::Lost) => {}
+                Err(Halt::Unlike) => return self.after_above(item, &way),
+                Err(Halt::Trouble(trouble)) => return Err(self.halted(&trouble, Some(&item))),
+            }
+        }
+        self.give_up(item)
+    }
+
+    /// Whether an object, or a directory above it, has no name any more. While a rename is under way
+    /// it has none for a moment: that is waited for.
+    pub(super) fn is_gone(&self, node: &Arc<Node>) -> Result<bool, Stop> {
+        let mut here = node.clone();
+        for _ in 0..ABOVE_MAX {
+            if Arc::ptr_eq(&here, self.ground.nodes().root()) {
+                return Ok(false);
+            }
+            let above = |node: &Arc<Node>| node.place(Side::Primary).links().first().cloned();
+            let link = match above(&here) {
+                Some(link) => Some(link),
+                None => {
+                    let claims = Claim::together([Claim::attributes(&here)]);
+                    let turn = self.ground.hold(claims).map_err(Stop::Fault)?;
+                    let link = above(&here);
+                    drop(turn);
+                    link
+                }
+            };
+            match link {
+                Some(link) => here = link.parent,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// A name that did not lead to the object although nothing could move is not its name.
+    fn unlearn(&self, way: &Way, item: &Item) {
+        let Some(link) = way.last() else { return };
+        let found = self.ground.source().lookup(&link.parent, &link.name);
+        if found.is_ok_and(|stat| stat.ident != item.held.ident()) {
+            let node = item.held.node();
+            node.remove_link(Side::Primary, &link.parent, &link.name);
+        }
+    }
+
+    /// Learns whose the replica's objects are from the marks of renames that were skipped lately:
+    /// those that touch what is held are dirty by now.
+    fn recall(&mut self) {
+        let renames = self.healing.doubt.lock().renames;
+        if renames == self.renames {
+            return;
+        }
+        self.renames = renames;
+        for (mark, _) in self.ground.journal().dirty() {
+            if let Some(origin) = mark.origin.as_ref() {
+                self.twins.note(mark.object.ino, origin);
+            }
+        }
+    }
+
+    fn perform(&mut self, item: &mut Item, way: &Way, others: &[(&Held, Way)]) -> Outcome<Next> {
+        self.recall();
+        if item.is_top && !item.is_begun {
+            // Before anything is looked at, and while nothing can be skipped: what is skipped later
+            // makes it dirty again. Once only for a file that is looked at part by part.
+            take(&self.jobs[item.job].mark);
+        }
+        match &mut item.task {
+            Task::Names(depth) => {
+                let depth = *depth;
+                self.names(item, way, depth, others)
+            }
+            Task::Attributes => self.attributes(item, way),
+            Task::Content(range) => {
+                let range = range.clone();
+                self.bytes(item, way, range)
+            }
+        }
+    }
+
+    fn wait(&mut self, item: Item) {
+        self.waiting.push(item);
+    }
+
+    /// The replica does not have an object where the primary has it: the directories above are
+    /// healed first, from the top down.
+    fn after_above(&mut self, mut item: Item, way: &Way) -> Result<(), Stop> {
+        item.tries += 1;
+        if item.tries > ATTEMPTS {
+            return self.give_up(item);
+        }
+        let job = item.job;
+        item.is_late |= !matches!(item.task, Task::Names(_));
+        self.put_back(item);
+        let above: Vec<_> = way.above().cloned().collect();
+        for dir in above.iter().rev() {
+            let held = Held::known(self.ground.nodes(), dir);
+            self.healing.changed(|doubt| doubt.soil(dir));
+            self.push(Item::new(job, held, Task::Names(Depth::NAMES)));
+        }
+        Ok(())
+    }
+
+    /// An object could not be found where all names say it is: its mark is left for another round.
+    fn give_up(&mut self, item: Item) -> Result<(), Stop> {
+        self.stuck += 1;
+        let path = item.held.node().display_path();
+        if self.stuck > STUCK_MAX {
+            let doing = format!("healing of {path}: it is not where the mount knows it to be");
+            return Err(Stop::Fault(Fault::new(Errno::STALE, doing)));
+        }
+        let job = &mut self.jobs[item.job];
+        job.mark.set_dirty();
+        job.missed = u64::MAX;
+        let stuck = self.stuck;
+        self.done(item);
+        self.stuck = stuck;
+        Ok(())
+    }
+
+    /// Hard links that were changed, or differed in number, must be as many on both copies in the
+    /// end; else other names of theirs are wrong somewhere.
+    fn count_names(&mut self) -> Result<(), Stop> {
+        let uneven = self.links.take_uneven();
+        if std::mem::take(&mut self.must_escalate) {
+            return self.escalate();
+        }
+        if self.is_whole {
+            return Ok(());
+        }
+        for held in uneven {
+            self.check_stop()?;
+            let prefer = |dir: &Arc<Node>| self.healing.doubt.lock().is_clear(dir);
+            let Some(way) = Way::to(held.node(), prefer) else {
+                continue;
+            };
+            let turn = self.ground.hold(way.for_content()).map_err(Stop::Fault)?;
+            let same = self.same_count(&way, held.ident());
+            drop(turn);
+            match same {
+                Ok(true) => {}
+                Ok(false) | Err(Halt::Lost | Halt::Unlike) => return self.escalate(),
+                Err(Halt::Trouble(trouble)) => return Err(self.halted(&trouble, None)),
+            }
+        }
+        Ok(())
+    }
+
+    fn same_count(&self, way: &Way, ident: Ident) -> Outcome<bool> {
+        let Some(link) = way.last() else {
+            return Ok(true);
+        };
+        let pair = way.open_parents(self.ground)?;
+        let name = link.name.as_c_str();
+        let primary = Stat::of_name(pair.primary.as_fd(), name).on(Copy::Primary, "statx")?;
+        let replica = Stat::of_name(pair.replica.as_fd(), name).on(Copy::Replica, "statx")?;
+        Ok(primary.ident != ident || primary.nlink == replica.nlink)
+    }
+
+    /// Tells the node of a pair who its twin is, where it knows another one.
+    pub(super) fn introduce(&self, primary: &Stat, replica: &Stat) {
+        let node = self.ground.nodes().find(primary.ident);
+        if node.is_some_and(|node| !node.has_twin(replica.ident)) {
+            self.ground.twin_replaced(primary.ident);
+        }
+    }
+
+    /// Between two holds: as slow as it is told to be.
+    fn rest(&mut self) {
+        let bytes = std::mem::take(&mut self.moved_bytes);
+        if bytes > 0 {
+            self.healing.pace(bytes, self.throttle, self.stop);
+        }
+    }
+
+    /// What a failed call means.
+    pub(super) fn halted(&self, trouble: &Trouble, item: Option<&Item>) -> Stop {
+        if trouble.errno == Errno::INTR && self.stop.load(Ordering::Relaxed) {
+            return Stop::Asked;
+        }
+        let path = item.map_or_else(|| ".".to_owned(), |item| item.held.node().display_path());
+        Stop::of(trouble, &path)
+    }
+}
+
+/// What to hold for an item, and for those that are needed with it.
+fn claims(item: &Item, way: &Way, others: &[(&Held, Way)]) -> Claims {
+    let own = if item.held.node().is_dir() {
+        way.for_names()
+    } else {
+        way.for_content()
+    };
+    let others = others.iter().flat_map(|(held, way)| {
+        let node = Claim::attributes(held.node());
+        way.claims().chain([node]).collect::<Vec<_>>()
+    });
+    Claim::together(own.into_iter().chain(others))
+}
+
+fn ways(with: &[Held]) -> Vec<(&Held, Way)> {
+    let way = |held| Some((held, Way::to(Held::node(held), |_| true)?));
+    with.iter().filter_map(way).collect()
+}
+
+/// From now on what is skipped is to be healed again, and what was before is looked at.
+pub(super) fn take(mark: &Mark) {
+    let _was_dirty = mark.take_dirty();
+}

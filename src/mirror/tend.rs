@@ -1,0 +1,689 @@
+// SPDX-License-Identifier: MIT
+//! `Tending`: what one thread of the mirror does as long as it is mounted.
+//!
+//! - The replica is followed and whole: from time to time a *checkpoint* makes both copies durable
+//!   and clears the marks that are done with.
+//! - It has come back, or was found in doubt: it is *healed*, live. When no mark is dirty any more
+//!   the mirror stands still for a moment, to be sure; then both copies are made durable, their
+//!   stamps say so, and only then is anybody told that it is in-sync.
+//! - It failed or is away: every few seconds it is looked for, once nothing of ours is under way to it
+//!   any more.
+//!
+//! The replica may hang here, too. No request waits for this thread: what healing holds is given
+//! back by the watchdog, and whoever ends the mount goes on without it (`Tending::abandon`).
+//!
+//! Lock order: the state of [`Tending`], then the health of the mirror.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::attach::refusal::{Id, Refusal};
+use super::events::{Change, Events};
+use super::failure::errno_name;
+use super::heal::{Ground, Healing, Stop};
+use super::lane::{Lane, Way};
+use super::pace::{self, Pace};
+use super::replica::{Fault, Whose};
+use super::report::{Resync, Syncs};
+use super::state::ReplicaState;
+use super::watch::{Hold, Rest, What};
+use super::{Mirror, NOTHING, Reached, Verified, WayBack};
+use crate::journal::{Counts, Dirty, Journal, Object};
+use crate::store::op::Claims;
+use crate::store::{Ident, Nodes, Source};
+use crate::sys::{Errno, clock};
+
+/// Between two looks for a replica that failed or is away.
+const RETRY: Duration = Duration::from_secs(10);
+/// Between two checkpoints, while there is something to clear.
+const CHECKPOINT: Duration = Duration::from_secs(30);
+
+/// What the tending thread and those who ask it for something share.
+pub struct Tending {
+    primary_root: OwnedFd,
+    way_back: Option<Box<dyn WayBack>>,
+    /// As typed.
+    replica_path: String,
+    events: Arc<Events>,
+    /// A replica that is back is healed without being asked for.
+    at_once: bool,
+    /// The most that healing may read and write, in bytes per second.
+    bytes_per_second: Option<u64>,
+    state: Mutex<State>,
+    moved: Condvar,
+    /// Healing is to stop where it is.
+    stop: AtomicBool,
+    /// A checkpoint was asked for because there are many marks.
+    crowded: AtomicBool,
+}
+
+impl std::fmt::Debug for Tending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tending")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the replica that is followed or healed.
+    replica_root: Option<Arc<OwnedFd>>,
+    /// Someone wants it done now.
+    asked: bool,
+    paused: bool,
+    ended: bool,
+    /// The thread is at work.
+    busy: bool,
+    /// It hangs on the replica: nobody is to wait for it.
+    abandoned: bool,
+    /// Why the replica could not be reached the last time.
+    why_not: Option<Refusal>,
+    /// What was told last.
+    told: Option<ReplicaState>,
+    /// The present healing, or the last one.
+    healing: Option<(Arc<Healing>, Pace)>,
+    /// The number of the last `sync` asked for, and what became of them.
+    sync: u64,
+    syncs: Syncs,
+}
+
+/// Whether someone asked for it, and the last `sync` that was asked for by then.
+struct Asked {
+    asked: bool,
+    sync: u64,
+}
+
+impl Tending {
+    pub(super) fn new(
+        primary_root: OwnedFd,
+        way_back: Option<Box<dyn WayBack>>,
+        replica_path: String,
+    ) -> Self {
+        Self {
+            primary_root,
+            way_back,
+            replica_path,
+            events: Arc::default(),
+            at_once: true,
+            bytes_per_second: None,
+            state: Mutex::default(),
+            moved: Condvar::new(),
+            stop: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+        }
+    }
+
+    /// The same, that waits to be asked before it takes a replica in again unless `at_once`.
+    pub(super) fn at_once(mut self, at_once: bool) -> Self {
+        self.at_once = at_once;
+        self
+    }
+
+    /// The same, that reads and writes no more than so many bytes per second for healing.
+    pub(super) fn limited(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.bytes_per_second = bytes_per_second;
+        self
+    }
+
+    /// Opens the way to a replica that is within reach.
+    pub(super) fn begin(&self, lane: &Lane, reached: Reached, to_heal: bool) -> Arc<Way> {
+        let healing = to_heal.then(|| Arc::new(Healing::new()));
+        let mut state = self.state.lock();
+        if let Some(healing) = &healing {
+            state.healing = Some((healing.clone(), pace()));
+        }
+        state.replica_root = Some(Arc::new(reached.root));
+        state.asked = to_heal;
+        lane.open(reached.replica, healing)
+    }
+
+    /// Wakes the thread.
+    fn ask(&self) {
+        self.state.lock().asked = true;
+        self.moved.notify_all();
+    }
+
+    /// There are so many marks that it is time for a checkpoint.
+    pub(super) fn crowded(&self) {
+        if !self.crowded.swap(true, Ordering::AcqRel) {
+            self.ask();
+        }
+    }
+
+    /// Ends the thread, and waits until it does nothing more, for `limit` at most and not at all where
+    /// it hangs.
+    pub(super) fn end(&self, limit: Duration) {
+        self.stop.store(true, Ordering::Release);
+        let until = Instant::now() + limit;
+        let mut state = self.state.lock();
+        state.ended = true;
+        self.moved.notify_all();
+        while state.busy && !state.abandoned {
+            if self.moved.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+    }
+
+    /// The thread hangs on the replica.
+    fn abandon(&self) {
+        self.state.lock().abandoned = true;
+        self.moved.notify_all();
+    }
+
+    /// Waits until it is asked for something, `limit` is over, or the mount ends: `None` then.
+    fn wait(&self, limit: Duration) -> Option<Asked> {
+        let until = Instant::now() + limit;
+        let mut state = self.state.lock();
+        (state.busy, state.abandoned) = (false, false);
+        self.moved.notify_all();
+        while !state.ended && !state.asked {
+            if self.moved.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        let asked = std::mem::take(&mut state.asked);
+        state.busy = !state.ended;
+        let sync = state.sync;
+        state.busy.then_some(Asked { asked, sync })
+    }
+}
+
+impl Mirror {
+    /// Looks after the replica until the mirror is closed.
+    pub fn tend(self: &Arc<Self>) {
+        let mut way = self.lane.way();
+        way.iter().for_each(|way| self.start_lane(way));
+        let mut limit = Duration::ZERO;
+        let first = self.replica_state();
+        self.tending.state.lock().told = Some(first);
+        while let Some(Asked { asked, sync }) = self.tending.wait(limit) {
+            if way.as_ref().is_none_or(|way| !way.is_open()) {
+                // Who holds on to a way that is closed keeps the replica from being taken in.
+                let left = way.take();
+                self.ask_replica(None, What::new("close"), || drop(left));
+                way = self.reach(asked || self.tending.at_once);
+            }
+            limit = match &way {
+                None => RETRY,
+                Some(way) if self.lacks_something(way) => {
+                    self.heal(way);
+                    self.checkpoint(self.abandoning());
+                    if way.healing().is_some() {
+                        RETRY
+                    } else {
+                        CHECKPOINT
+                    }
+                }
+                Some(_) => {
+                    self.checkpoint(self.abandoning());
+                    CHECKPOINT
+                }
+            };
+            self.note_syncs(sync);
+        }
+    }
+
+    /// What is to be done if this thread hangs.
+    fn abandoning(self: &Arc<Self>) -> Rest {
+        let mirror = self.clone();
+        Box::new(move |_| mirror.tending.abandon())
+    }
+
+    /// Calls the replica from this thread.
+    fn ask_replica<T>(
+        self: &Arc<Self>,
+        way: Option<&Arc<Way>>,
+        what: What,
+        call: impl FnOnce() -> T,
+    ) -> T {
+        let errand = self.watch.begin(way, what, None, Some(self.abandoning()));
+        let answer = call();
+        drop(errand.end());
+        answer
+    }
+
+    /// Whether the replica is to be healed.
+    fn lacks_something(&self, way: &Way) -> bool {
+        let dirty = self
+            .log()
+            .is_some_and(|intent| intent.journal().counts().dirty > 0);
+        if dirty && way.healing().is_none() {
+            let healing = way.heal_again();
+            self.tending.state.lock().healing = Some((healing, pace()));
+            self.health.lock().resyncing = true;
+        }
+        dirty || way.healing().is_some()
+    }
+
+    /// Starts the thread that carries what is queued by a way.
+    fn start_lane(self: &Arc<Self>, way: &Arc<Way>) {
+        if !way.is_queued() {
+            return;
+        }
+        let (mirror, carried) = (self.clone(), way.clone());
+        let thread = std::thread::Builder::new().name("lane-1".to_owned());
+        if let Err(error) = thread.spawn(move || mirror.carry_queued(&carried)) {
+            let fault = Fault::new(Errno::AGAIN, format!("starting a thread: {error}"));
+            self.fail(fault, way);
+        }
+    }
+
+    /// Looks for a replica that is away, and begins to heal it if it is there.
+    fn reach(self: &Arc<Self>, wanted: bool) -> Option<Arc<Way>> {
+        let way_back = self.tending.way_back.as_ref().filter(|_| wanted)?;
+        // What is still under way to it could change it behind our back. Without the log nobody
+        // knows what it lacks.
+        let is_haunted = self.lane.is_haunted() || self.late_calls() > 0;
+        if self.tending.state.lock().paused || is_haunted || self.log().is_none() {
+            return None;
+        }
+        let found = self.ask_replica(None, What::new("open"), || {
+            if self.watch.has_returned() {
+                // What came back late may have left descriptors behind.
+                self.nodes.leave_replica();
+            }
+            way_back.reach()
+        });
+        match found {
+            // That took until nobody waited for it any more.
+            Ok(_) if self.tending.state.lock().ended => None,
+            Ok(reached) => {
+                self.nodes.rejoin_replica();
+                let way = self.tending.begin(&self.lane, reached, true);
+                self.start_lane(&way);
+                self.tending.state.lock().why_not = None;
+                self.health.lock().resyncing = true;
+                self.tell();
+                Some(way)
+            }
+            Err(refusal) => {
+                let mut state = self.tending.state.lock();
+                let known = state.why_not.as_ref();
+                if known.is_none_or(|known| (known.id, &known.why) != (refusal.id, &refusal.why)) {
+                    tracing::warn!(
+                        "the replica cannot be taken in: {} [{}]",
+                        refusal.why,
+                        refusal.id
+                    );
+                }
+                state.why_not = Some(refusal);
+                None
+            }
+        }
+    }
+
+    /// Heals the replica until nothing is missing from it.
+    fn heal(self: &Arc<Self>, way: &Arc<Way>) {
+        let root = self.tending.state.lock().replica_root.clone();
+        let (Some(healing), Some(root), Some(intent)) = (way.healing(), root, self.log()) else {
+            return;
+        };
+        let ground = Live {
+            mirror: self,
+            way,
+            healing: &healing,
+            replica_root: root,
+            journal: intent.journal(),
+        };
+        let healed = self.heal_all(way, &healing, &ground);
+        if !way.is_open() {
+            // What was taken for healed after that may not be.
+            intent.journal().soil_all();
+        }
+        match healed {
+            Ok(()) => {}
+            Err(Stop::Asked) => return,
+            Err(Stop::Fault(fault)) => {
+                self.fail(fault, way);
+                return;
+            }
+        }
+        let what = What::long("making both copies durable");
+        let healed = self.ask_replica(Some(way), what, || self.record.healed());
+        if let Err(why) = healed {
+            self.fail(Fault::new(Errno::IO, why), way);
+            return;
+        }
+        if let Some((_, pace)) = &mut self.tending.state.lock().healing {
+            pace.end(Instant::now());
+        }
+        let mut health = self.health.lock();
+        if way.is_open() {
+            health.degraded = None;
+            health.epoch_before = None;
+            health.resyncing = false;
+            self.recorded.store(NOTHING, Ordering::Release);
+        }
+        drop(health);
+        self.tell();
+    }
+
+    /// Heals until nothing is missing, and nothing was skipped meanwhile.
+    fn heal_all(&self, way: &Arc<Way>, healing: &Healing, ground: &Live<'_>) -> Result<(), Stop> {
+        loop {
+            healing.run(ground, &self.tending.stop, self.tending.bytes_per_second)?;
+            if self
+                .is_still_whole(way, ground.journal)
+                .map_err(Stop::Fault)?
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells whoever listens, and the log, when the state of the replica is another one.
+    pub(super) fn tell(&self) {
+        let mut state = self.tending.state.lock();
+        let now = self.state_when(state.paused);
+        let before = state.told.replace(now).unwrap_or(ReplicaState::InSync);
+        if before == now {
+            return;
+        }
+        drop(state);
+        let health = self.health();
+        let mut change = Change::now(&self.tending.replica_path, before, now);
+        if let Some(degraded) = health.degraded.filter(|_| self.lane.way().is_none()) {
+            change.id = degraded.id.to_string();
+            change.errno = degraded.fault.errno.and_then(errno_name).map(str::to_owned);
+            change.epoch = health.epoch_before.map(|_| health.epoch);
+            change.why = degraded.fault.to_string();
+        }
+        if now == ReplicaState::Resyncing {
+            change.dirty_bytes = Some(self.dirty().dirty_bytes);
+        }
+        self.tending.events.publish(change);
+    }
+
+    /// What became of the syncs that were asked for up to `number`.
+    fn note_syncs(&self, number: u64) {
+        let dirty = self.dirty().dirty > 0;
+        let whole = self.is_whole() && !dirty;
+        let health = self.health();
+        let mut state = self.tending.state.lock();
+        if number <= state.syncs.over || (!whole && self.lane.is_open()) {
+            return;
+        }
+        state.syncs.over = number;
+        if whole {
+            state.syncs.done = number;
+            state.syncs.why = None;
+        } else {
+            let no = state
+                .why_not
+                .as_ref()
+                .map(|no| format!("{} [{}]", no.why, no.id));
+            let fault = health.degraded.map(|degraded| degraded.fault.to_string());
+            state.syncs.why = no.or(fault);
+        }
+    }
+
+    /// Stands still for a moment and looks whether anything is missing from the replica. If not, it
+    /// is followed from now on without exception.
+    fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> Result<bool, Fault> {
+        let _nothing_under_way = self.gate.hold();
+        way.settle()?;
+        let whole = journal.counts().dirty == 0 && way.is_open();
+        if whole {
+            way.healed();
+        }
+        Ok(whole)
+    }
+
+    /// Whether the replica is followed and lacks nothing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lane.way().is_some_and(|way| way.healing().is_none()) && self.is_settled()
+    }
+
+    fn is_settled(&self) -> bool {
+        let health = self.health.lock();
+        health.degraded.is_none() && !health.resyncing
+    }
+
+    /// Makes both copies durable and clears the marks that are done with. `too_long` is done if the
+    /// replica hangs.
+    pub(super) fn checkpoint(&self, too_long: Rest) {
+        let (Some(intent), Some(way)) = (self.log(), self.lane.way()) else {
+            return;
+        };
+        let point = intent.journal().begin_checkpoint();
+        if point.is_empty() || way.healing().is_some() {
+            return;
+        }
+        // An unsettled time is a mark (02-safety rule 16).
+        let too_long = self.carry_all(self.times.take(), too_long);
+        if let Err(errno) = self.primary.sync_all() {
+            self.doubt(errno, "a sync of the primary failed".to_owned());
+            return;
+        }
+        let what = What::long("making everything durable");
+        let errand = self.watch.begin(Some(&way), what, None, too_long);
+        let synced = way.sync_all();
+        drop(errand.end());
+        if let Err(fault) = synced {
+            self.fail(fault, &way);
+            return;
+        }
+        if !way.is_open() {
+            return;
+        }
+        match intent.journal().end_checkpoint(point) {
+            Ok(_) => intent.forget_crowds(),
+            Err(errno) => self.log_is_lost(errno),
+        }
+        self.tending.crowded.store(false, Ordering::Release);
+    }
+
+    /// Asks for what is missing from the replica to be brought there, and for a checkpoint, now;
+    /// `full`: for all of it to be compared. The number is found in [`Self::syncs`] when it is over.
+    ///
+    /// # Errors
+    /// The log's: what may differ cannot be noted.
+    pub fn sync_soon(&self, full: bool) -> Result<u64, Errno> {
+        let intent = self.log().ok_or(Errno::NODATA)?;
+        if full {
+            let root = Object {
+                ino: self.source.stat(self.nodes.root())?.ident.ino,
+                handle: self.source.handle(self.nodes.root()),
+                path: Box::default(),
+            };
+            drop(intent.journal().mark_tree(root)?);
+        }
+        let mut state = self.tending.state.lock();
+        state.sync += 1;
+        state.asked = true;
+        let number = state.sync;
+        drop(state);
+        self.tending.moved.notify_all();
+        Ok(number)
+    }
+
+    /// What became of the syncs that were asked for.
+    #[must_use]
+    pub fn syncs(&self) -> Syncs {
+        self.tending.state.lock().syncs.clone()
+    }
+
+    /// Where changes of state are published.
+    #[must_use]
+    pub fn events(&self) -> Arc<Events> {
+        self.tending.events.clone()
+    }
+
+    /// What may differ, by the marks that must be healed.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<Dirty> {
+        let intent = self.intent.as_ref();
+        intent.map_or_else(Vec::new, |intent| intent.journal().dirty())
+    }
+
+    /// Sets the replica aside until [`Self::resume`].
+    pub fn pause(self: &Arc<Self>) {
+        self.tending.state.lock().paused = true;
+        if let Some(way) = self.lane.way() {
+            self.settle_now();
+            self.fail(Fault::without_errno(Whose::Pause, "paused"), &way);
+        }
+    }
+
+    /// Takes the replica in again.
+    pub fn resume(&self) {
+        self.tending.state.lock().paused = false;
+        self.tell();
+        self.tending.ask();
+    }
+
+    /// Why the replica could not be taken in the last time that was tried.
+    #[must_use]
+    pub fn why_away(&self) -> Option<Refusal> {
+        self.tending.state.lock().why_not.clone()
+    }
+
+    /// Looks at the copies while nothing changes on either; `None` when there is only one now.
+    pub fn stand_still<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        let nothing_under_way = self.gate.hold();
+        let go_on: Rest = Box::new(move |_| drop(nothing_under_way));
+        // While it is healed or away nobody believes a look anyway.
+        let go_on = self.carry_all(self.times.take(), go_on)?;
+        let way = self.lane.way().filter(|way| way.healing().is_none())?;
+        self.settle_way(&way);
+        if !way.is_open() {
+            return None;
+        }
+        let what = What::long("comparison");
+        let errand = self.watch.begin(Some(&way), what, None, Some(go_on));
+        let seen = look();
+        errand.end().map(|_| seen)
+    }
+
+    /// Notes what a comparison of the copies has shown.
+    pub fn set_verified(&self, verified: Verified) {
+        self.health.lock().verified = verified;
+        self.tell();
+    }
+
+    /// What is known about the replica, in one word.
+    #[must_use]
+    pub fn replica_state(&self) -> ReplicaState {
+        let paused = self.is_paused();
+        self.state_when(paused)
+    }
+
+    fn state_when(&self, paused: bool) -> ReplicaState {
+        let (degraded, resyncing, verified) = {
+            let health = self.health.lock();
+            let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
+            (degraded, health.resyncing, health.verified == Verified::Yes)
+        };
+        let dirty = || self.dirty().dirty > 0;
+        match (self.lane.way(), degraded) {
+            (Some(way), None) if way.healing().is_none() && !resyncing && !dirty() => {
+                if verified {
+                    ReplicaState::InSync
+                } else {
+                    ReplicaState::Unverified
+                }
+            }
+            (Some(_), _) => ReplicaState::Resyncing,
+            (None, _) if paused => ReplicaState::Paused,
+            (None, Some(Id::PulledAhead)) => ReplicaState::Behind,
+            (None, Some(Id::ReplicaFailed | Id::LogLost)) => ReplicaState::Failed,
+            (None, _) => ReplicaState::Missing,
+        }
+    }
+
+    /// Whether the replica was set aside.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.tending.state.lock().paused
+    }
+
+    /// What the write-intent log holds.
+    #[must_use]
+    pub fn dirty(&self) -> Counts {
+        let counts = self.intent.as_ref().map(|intent| intent.journal().counts());
+        counts.unwrap_or_default()
+    }
+
+    /// How far healing is, or how far it came the last time.
+    #[must_use]
+    pub fn healing(&self) -> Option<Resync> {
+        let bytes_left = self.dirty().dirty_bytes;
+        let mut state = self.tending.state.lock();
+        let (healing, pace) = state.healing.as_mut()?;
+        let (now, seen) = (Instant::now(), healing.progress());
+        let counts = pace::Counts {
+            files_done: seen.files_opened,
+            files_left: seen.marks_left,
+            bytes_done: seen.bytes_compared,
+            bytes_left,
+        };
+        pace.note(now, counts);
+        Some(Resync {
+            dirs_done: seen.dirs_opened,
+            ..pace.shown(now)
+        })
+    }
+}
+
+/// A healing that begins now.
+fn pace() -> Pace {
+    Pace::new(Instant::now(), clock::now().tv_sec)
+}
+
+/// The ground that healing stands on: a mirror in use.
+struct Live<'a> {
+    mirror: &'a Arc<Mirror>,
+    way: &'a Arc<Way>,
+    healing: &'a Healing,
+    replica_root: Arc<OwnedFd>,
+    journal: &'a Journal,
+}
+
+impl Ground for Live<'_> {
+    fn source(&self) -> &dyn Source {
+        &*self.mirror.source
+    }
+
+    fn nodes(&self) -> &Arc<Nodes> {
+        &self.mirror.nodes
+    }
+
+    fn primary_root(&self) -> BorrowedFd<'_> {
+        self.mirror.tending.primary_root.as_fd()
+    }
+
+    fn replica_root(&self) -> BorrowedFd<'_> {
+        self.replica_root.as_fd()
+    }
+
+    fn hold(&self, claims: Claims) -> Result<Hold<'_>, Fault> {
+        let turn = self.mirror.order.enter(&claims);
+        self.way.settle()?;
+        if !self.way.is_open() {
+            return Err(Fault::new(Errno::CANCELED, "healing".to_owned()));
+        }
+        let abandon = self.mirror.abandoning();
+        let pulse = self.healing.pulse();
+        Ok(self.mirror.watch.hold(self.way, turn, abandon, pulse))
+    }
+
+    fn journal(&self) -> &Journal {
+        self.journal
+    }
+
+    fn twin_replaced(&self, primary: Ident) {
+        if let Some(node) = self.mirror.nodes.find(primary) {
+            drop(node.forget_twin());
+        }
+    }
+
+    fn vouches(&self) -> bool {
+        self.mirror.record.vouches()
+    }
+}
