@@ -168,6 +168,8 @@ impl Checkpoint {
 /// `collapsing`, which is taken at the hard limit only.
 #[derive(Debug)]
 pub struct Journal {
+    /// The machine was restarted since it was written last.
+    restarted: bool,
     table: Table,
     commit: Commit,
     limits: Limits,
@@ -304,7 +306,11 @@ impl Journal {
         let epoch = header.epoch + 1;
         let log = Log::create(disk, owner, (id, epoch), limits.size, &records, next_seq);
         let log = log.map_err(Unreadable::Io)?;
-        let journal = Self::with(log, limits, next_seq);
+        let restarted = owner.boot == 0 || header.boot != owner.boot;
+        let journal = Self {
+            restarted,
+            ..Self::with(log, limits, next_seq)
+        };
         for (draft, whereabouts) in marks {
             let whole = draft.aspect == Aspect::Tree && draft.object.path.is_empty();
             let mark = Mark::replayed(draft, whereabouts, journal.new_id());
@@ -318,6 +324,7 @@ impl Journal {
 
     fn with(log: Log, limits: Limits, next_seq: u64) -> Self {
         Self {
+            restarted: false,
             table: Table::default(),
             commit: Commit::new(log),
             limits,
@@ -350,6 +357,12 @@ impl Journal {
         let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
         drafts.insert(seq);
         Numbered { journal: self, seq }
+    }
+
+    /// Whether the machine was restarted since the log was written last.
+    #[must_use]
+    pub fn was_restarted(&self) -> bool {
+        self.restarted
     }
 
     /// Pins marks that cover `wants`, and puts the rename `from` -> `to` (paths relative to the

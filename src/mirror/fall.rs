@@ -11,6 +11,7 @@ use super::lane::Way;
 use super::replica::{Fault, Whose};
 use super::settle::Carried;
 use super::{Degraded, Health, Mirror, NOTHING, RECORDED, UNRECORDABLE};
+use crate::journal::Object;
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 
@@ -19,6 +20,17 @@ impl Mirror {
     pub(super) fn log(&self) -> Option<&Intent> {
         let lost = self.log_lost.load(Ordering::Acquire);
         self.intent.as_ref().filter(|_| !lost)
+    }
+
+    /// Notes that all of the replica has to be compared.
+    pub(super) fn mark_whole(&self, intent: &Intent) -> Result<()> {
+        let root = self.nodes.root();
+        let object = Object {
+            ino: self.source.stat(root)?.ident.ino,
+            handle: self.source.handle(root),
+            path: Box::default(),
+        };
+        intent.journal().mark_tree(object).map(drop)
     }
 
     /// The log cannot be written any more. What may differ is not known from now on: the replica
@@ -87,9 +99,14 @@ impl Mirror {
             self.tell();
             return Carried::Failed;
         }
-        // What it has got it may not have kept: whatever is marked may differ.
+        // What it has got it may not have kept: whatever is marked may differ. And if it is not what
+        // it was left as, somebody was at it, and may have been anywhere.
         if let Some(intent) = &self.intent {
+            let tampered = fault.is_about_names() && way.healing().is_none();
             intent.journal().soil_all();
+            if tampered && let Err(errno) = self.mark_whole(intent) {
+                self.note_lost_log(&Fault::of_log(errno), &mut health);
+            }
         }
         // The stamp is ours, whoever's op this thread is carrying out.
         let worn = creds::wear(Needs::DAEMON);

@@ -32,7 +32,7 @@ use super::report::{Resync, Syncs};
 use super::state::ReplicaState;
 use super::watch::{Hold, Rest, What};
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
-use crate::journal::{Counts, Dirty, Journal, Object};
+use crate::journal::{Counts, Dirty, Journal};
 use crate::store::op::Claims;
 use crate::store::{Ident, Nodes, Source};
 use crate::sys::{Errno, clock};
@@ -487,12 +487,7 @@ impl Mirror {
     pub fn sync_soon(&self, full: bool) -> Result<u64, Errno> {
         let intent = self.log().ok_or(Errno::NODATA)?;
         if full {
-            let root = Object {
-                ino: self.source.stat(self.nodes.root())?.ident.ino,
-                handle: self.source.handle(self.nodes.root()),
-                path: Box::default(),
-            };
-            drop(intent.journal().mark_tree(root)?);
+            self.mark_whole(intent)?;
         }
         let mut state = self.tending.state.lock();
         state.sync += 1;

@@ -97,11 +97,14 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let scan = scan_of(config, &attached, began);
     let attached = Arc::new(attached);
 
-    let verified = first_look::before(&attached, config);
     let roots = [Some(&primary_root), replica_root.as_ref().ok()];
     let roots = roots.map(|root| root.and_then(|root| root.try_clone().ok()));
     let engine = engine_of(config)?;
     let journal = attached.take_journal().map(Arc::new);
+    let restarted = journal
+        .as_ref()
+        .is_none_or(|journal| journal.was_restarted());
+    let verified = first_look::before(&attached, config, restarted);
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let allowed = allowed.unwrap_or(1 << 20).saturating_sub(SPARE_DESCRIPTORS);
     let ahead = config.mode == When::Async;

@@ -10,22 +10,30 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::config::MountConfig;
 use super::refusal::Refusal;
 use crate::mirror::attach::Attached;
 use crate::mirror::failure::show_path;
 use crate::mirror::resync::{Difference, How, Summary, differs_at};
+use crate::mirror::state::ReplicaState;
 use crate::mirror::{Mirror, Verified};
 
 /// So many names are looked at before serving them: a tenth of a second or so.
 const BEFORE_MAX: u64 = 20_000;
+/// Between two looks whether healing is over.
+const HEALING: Duration = Duration::from_millis(100);
 /// Differences that are looked at again.
 const AGAIN_MAX: usize = 1000;
 
-/// Looks at a small tree before it is served.
-pub(super) fn before(attached: &Attached, config: &MountConfig) -> Verified {
-    if !attached.is_unverified() {
+/// Looks at a small tree before it is served. What is to be healed first is looked at afterwards,
+/// if anybody could have changed it: since the machine was `restarted` the primary has lain bare.
+pub(super) fn before(attached: &Attached, config: &MountConfig, restarted: bool) -> Verified {
+    if attached.is_resyncing() && restarted {
+        return Verified::NotYet;
+    }
+    if attached.is_resyncing() || !attached.is_unverified() {
         return Verified::Yes;
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -53,8 +61,14 @@ pub(super) fn meanwhile(
     roots: [OwnedFd; 2],
     stop: Arc<AtomicBool>,
 ) -> Result<(), Refusal> {
-    let how = how(config, stop);
+    let how = how(config, stop.clone());
     let look = move || {
+        while mirror.replica_state() == ReplicaState::Resyncing {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(HEALING);
+        }
         let summary = match attached.quick_check(how, &mut |_| {}) {
             Ok(summary) => summary,
             Err(failure) => {

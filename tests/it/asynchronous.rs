@@ -182,9 +182,7 @@ fn a_full_window_leaves_the_replica_behind() {
     assert_eq!(mount.status().code, Some(1));
     drop(frozen);
     mount.umount();
-    mount.try_mount(&[]).code(32);
-    mount.try_mount(&["--adopt"]).ok();
-    assert_eq!(mount.state(), "in-sync");
+    mount.mount_and_heal(&[]);
     mount.finish();
 }
 
@@ -207,7 +205,7 @@ fn a_replica_that_hangs() {
     std::fs::write(mount.at("g"), "and on").expect("write");
     drop((frozen, file));
     mount.umount();
-    mount.try_mount(&["--adopt"]).ok();
+    mount.mount_and_heal(&[]);
     mount.finish();
 }
 
@@ -295,8 +293,7 @@ fn killed_the_replica_is_a_state_the_primary_had() {
             "acknowledged {steps} steps, the primary has {first:?}"
         );
         assert!(behind <= ahead, "{behind} > {ahead}");
-        mount.try_mount(&["-o", "mode=async"]).code(32);
-        mount.try_mount(&["--adopt"]).ok();
+        mount.mount_and_heal(&[]);
         mount.finish();
     }
 }

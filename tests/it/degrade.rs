@@ -86,17 +86,10 @@ fn says_degraded(mount: &TestMount, errno: &[&str]) {
     }
 }
 
-/// Unmounts; the next mount refuses, names --adopt; -o degraded works; --adopt heals.
+/// Mounts again: what the replica misses is healed without a word.
 #[track_caller]
-pub(crate) fn heals_only_by_adopting(mut mount: TestMount) {
-    mount.try_mount(&[]).code(32).says("--adopt");
-    mount.try_mount(&["-o", "degraded"]).ok();
-    assert_eq!(mount.state(), "degraded", "mounting is not comparing");
-    std::fs::write(mount.at("alone"), "on one copy").expect("write");
-    mount.umount();
-    mount.try_mount(&[]).code(32).says("--adopt");
-    mount.try_mount(&["--adopt"]).ok();
-    assert_eq!(mount.state(), "in-sync");
+pub(crate) fn heals_by_itself(mut mount: TestMount) {
+    mount.mount_and_heal(&[]);
     std::fs::write(mount.at("together"), "on both").expect("write");
     mount.umount();
     mount.mount();
@@ -116,7 +109,7 @@ fn no_space() {
     work(&mount.mountpoint, 1);
     std::fs::remove_file(mount.at("work/big")).expect("unlink");
     mount.umount();
-    heals_only_by_adopting(mount);
+    heals_by_itself(mount);
 }
 
 /// The replica's disk has no inodes left.
@@ -134,7 +127,7 @@ fn no_inodes() {
         std::fs::remove_file(mount.at(format!("f{n}"))).expect("unlink");
     }
     mount.umount();
-    heals_only_by_adopting(mount);
+    heals_by_itself(mount);
 }
 
 /// The replica's disk turns read-only, and writable again later.
@@ -159,7 +152,7 @@ fn read_only() {
     says_degraded(&mount, &["EROFS"]);
     mount.umount();
     bind.read_only(false);
-    heals_only_by_adopting(mount);
+    heals_by_itself(mount);
 }
 
 /// The replica's disk answers everything with EIO, on ext4 and on XFS.
@@ -183,7 +176,7 @@ fn input_output_errors() {
         mount.umount();
         image.unmount(true);
         image.mount();
-        heals_only_by_adopting(mount);
+        heals_by_itself(mount);
     }
 }
 
@@ -210,12 +203,7 @@ fn gone() {
         "never filled up"
     );
     image.mount();
-    let ran = mount.try_mount(&[]);
-    if ran.code != Some(0) {
-        ran.code(32).says("--adopt");
-        mount.try_mount(&["--adopt"]).ok();
-    }
-    assert_eq!(mount.state(), "in-sync");
+    mount.mount_and_heal(&[]);
     mount.finish();
 }
 
@@ -234,7 +222,7 @@ fn blanked() {
     wait_until("DEGRADED", || mount.state() == "degraded");
     mount.status().code(1);
     mount.umount();
-    heals_only_by_adopting(mount);
+    heals_by_itself(mount);
 }
 
 /// With on-replica-error=fail the application is told, and the copies stay together.
@@ -287,10 +275,5 @@ fn killed() {
             assert_eq!(read, n.to_string().as_bytes());
         }
     }
-    mount.try_mount(&["-o", "degraded"]).ok();
-    assert_ne!(mount.state(), "in-sync");
-    mount.status().code(1);
-    std::fs::write(mount.at("alone"), "x").expect("write");
-    mount.umount();
-    heals_only_by_adopting(mount);
+    heals_by_itself(mount);
 }

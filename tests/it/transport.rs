@@ -304,6 +304,6 @@ fn an_end_with_requests_under_way() {
     mount.kill();
     writer.join().expect("no panic");
     assert!(!alive(pid));
-    mount.try_mount(&["--adopt"]).ok();
+    mount.mount_and_heal(&[]);
     mount.finish();
 }

@@ -48,9 +48,12 @@ fn dies(rig: &mut Rig, calls: &str, n: u64) -> Option<std::path::PathBuf> {
         breathe();
     }
     let notes = load.ended();
-    let died = !alive(pid);
+    // The load may know of the death before the last thread of the daemon is gone.
+    let answers = rig.mount.product("status", &["--json"]).out;
+    let died = !answers.contains("\"pid\"");
     drop(tampered);
     if died {
+        wait_until("the daemon's end", || !alive(pid));
         rig.mount.ended();
         return Some(notes);
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::degrade::heals_only_by_adopting;
+use crate::degrade::heals_by_itself;
 use crate::support::mount::{TestMount, Wish};
 use crate::support::tamper::Tampered;
 use crate::support::{Work, together, wait_until};
@@ -194,6 +194,6 @@ fn emptied_while_everything_is_open() {
         files[5].write_all_at(b"AFTER", 0).expect("write");
         drop(files);
         mount.umount();
-        heals_only_by_adopting(mount);
+        heals_by_itself(mount);
     }
 }

@@ -66,8 +66,7 @@ fn a_failed_fsync_of_the_primary_is_not_forgotten() {
     mount.status().code(1);
     drop((file, again, other));
     mount.umount();
-    mount.try_mount(&[]).code(32).says("--adopt");
-    mount.try_mount(&["--adopt"]).ok();
+    mount.mount_and_heal(&[]);
     assert_eq!(mount.state(), "in-sync");
     let file = File::options()
         .write(true)
@@ -114,8 +113,7 @@ fn other_ways_to_a_failed_sync_of_the_primary() {
         assert_ne!(mount.state(), "in-sync", "{name}");
         drop(file);
         mount.umount();
-        mount.try_mount(&[]).code(32).says("--adopt");
-        mount.try_mount(&["--adopt"]).ok();
+        mount.mount_and_heal(&[]);
         mount.finish();
     }
 }
@@ -146,7 +144,7 @@ fn a_failed_fsync_of_the_replica_degrades() {
     assert_eq!(json["reason"]["errno"], "EIO", "{json}");
     drop(file);
     mount.umount();
-    crate::degrade::heals_only_by_adopting(mount);
+    crate::degrade::heals_by_itself(mount);
 }
 
 /// The stamp of the primary, as text.
@@ -200,15 +198,9 @@ fn the_note_is_on_disk_before_the_answer() {
         assert!(ours.contains("verdict=doubt"), "after {took:?}: {ours}");
         assert_ne!(ours, theirs);
         drop(file);
-        let ran = mount.try_mount(&[]).code(32);
-        assert!(
-            ran.err.contains("[MF-0019]") || ran.err.contains("[MF-0020]"),
-            "{ran}"
-        );
-        mount.try_mount(&["-o", "degraded"]).ok();
-        assert_eq!(mount.state(), "degraded");
+        mount.mount_and_heal(&[]);
         assert!(epoch(&mount) > before, "{before} and {}", epoch(&mount));
         mount.umount();
-        crate::degrade::heals_only_by_adopting(mount);
+        crate::degrade::heals_by_itself(mount);
     }
 }

@@ -207,6 +207,13 @@ impl TestMount {
         self.try_mount(&[]).ok();
     }
 
+    /// Mounts again after something went wrong: what may differ is healed without a word.
+    #[track_caller]
+    pub(crate) fn mount_and_heal(&mut self, more: &[&str]) {
+        self.try_mount(more).ok();
+        wait_until("the replica is healed", || self.state() == "in-sync");
+    }
+
     /// Runs `mirrorfs VERB MOUNTPOINT MORE...` as the user of this mount.
     pub(crate) fn product(&self, verb: &str, more: &[&str]) -> Ran {
         let mut command = match self.wish.user {
