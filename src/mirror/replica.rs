@@ -182,7 +182,7 @@ impl Replica {
             _ => self
                 .target
                 .apply(op)
-                .and_then(|applied| self.adopt(primary, applied)),
+                .and_then(|applied| self.adopt(op, primary, applied)),
         };
         match self.and_behind(done) {
             Err(errno) if self.does_without(op, errno) => Ok(()),
@@ -279,7 +279,7 @@ impl Replica {
     }
 
     /// Ties the replica's new object to its node, with the primary's times.
-    fn adopt(&self, primary: &Done, replica: Applied) -> Result<()> {
+    fn adopt(&self, op: &Op<'_>, primary: &Done, replica: Applied) -> Result<()> {
         let (Some((node, first)), Some(made)) = (&primary.made, replica.made) else {
             return Ok(());
         };
@@ -288,6 +288,10 @@ impl Replica {
         let times = (first.atime, first.mtime);
         let replica_times = (made.stat.atime, made.stat.mtime);
         self.target.adopt(node, made);
+        if !same && matches!(op.action, Action::Link { .. }) {
+            // Nothing new: it is another object, or not healed yet.
+            return Err(Errno::STALE);
+        }
         if !same {
             // Another file system, another idea of what a new object looks like.
             return Err(Errno::OPNOTSUPP);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //! A replica that hangs, with `mode=sync`: nobody waits for it longer than `replica-timeout`, nobody who
-//! only reads waits at all, and what it does when it wakes up is not taken for in-sync.
+//! only reads waits at all, and when it wakes up it is healed before it is taken for in-sync.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -174,9 +174,7 @@ fn goes_on_without(mut mount: TestMount, hang: impl FnOnce() -> Box<dyn Hang>) {
     mount.ended();
     drop(hanging);
     wait_until("the daemon's last thread", || !alive(pid));
-    mount.try_mount(&[]).code(32).says("--adopt");
-    mount.try_mount(&["--adopt"]).ok();
-    assert_eq!(mount.state(), "in-sync");
+    mount.mount_and_heal(&[]);
     mount.finish();
 }
 
@@ -289,7 +287,115 @@ fn found_out_at_unmount() {
     mount.ended();
     drop(frozen);
     wait_until("the daemon's last thread", || !alive(pid));
-    mount.try_mount(&[]).code(32).says("--adopt");
-    mount.try_mount(&["--adopt"]).ok();
+    mount.mount_and_heal(&[]);
+    mount.finish();
+}
+
+/// It hangs for a while, and is mounted all the time.
+fn heals_by_itself(mount: TestMount, hang: impl FnOnce() -> Box<dyn Hang>) {
+    let work = changes(&mount);
+    let hanging = hang();
+    together("changes", work);
+    assert_eq!(mount.state(), "degraded");
+    drop(hanging);
+    wait_until("the replica is healed", || mount.state() == "in-sync");
+    std::fs::write(mount.at("together"), "on both").expect("write");
+    mount.finish();
+}
+
+#[test]
+fn a_frozen_file_system_that_thaws() {
+    need_root!();
+    need_product!();
+    need_programs!("fsfreeze", "mkfs.ext4");
+    let (image, replica) = on_image();
+    let mount = mirror(&replica, "replica-timeout=1s", "N");
+    heals_by_itself(mount, || Box::new(Frozen::new(&image)));
+}
+
+#[test]
+fn a_stopped_daemon_that_goes_on() {
+    need_root!();
+    need_product!();
+    let below = TestMount::new();
+    let replica = below.at("copy");
+    std::fs::create_dir(&replica).expect("mkdir");
+    let mount = mirror(&replica, "replica-timeout=1s", "N");
+    heals_by_itself(mount, || Box::new(Stopped::new(&below)));
+    below.finish();
+}
+
+/// It hangs while it is being healed: what healing holds is given back.
+fn hangs_while_it_is_healed(end: impl FnOnce(TestMount, Box<dyn Hang>)) {
+    let (image, replica) = on_image();
+    let mount = mirror(&replica, "replica-timeout=1s,bwlimit=8M", "N");
+    mount.product("pause", &[]).ok();
+    for n in 0..MANY {
+        let file = open(&mount, &format!("d/large{n}"));
+        file.write_all_at(&vec![2; LARGE], 0).expect("write");
+    }
+    let work = changes(&mount);
+    mount.product("resume", &[]).ok();
+    let opened = || mount.status_json()["replicas"][0]["resync_files_opened"].as_u64();
+    wait_until("healing", || opened() > Some(0));
+    let hanging: Box<dyn Hang> = Box::new(Frozen::new(&image));
+    together("changes", work);
+    end(mount, hanging);
+}
+
+#[test]
+fn while_it_is_healed() {
+    need_root!();
+    need_product!();
+    need_programs!("fsfreeze", "mkfs.ext4");
+    let end = |mount: TestMount, hanging: Box<dyn Hang>| {
+        wait_until("it is given up", || mount.state() == "degraded");
+        drop(hanging);
+        wait_until("the replica is healed", || mount.state() == "in-sync");
+        mount.finish();
+    };
+    hangs_while_it_is_healed(end);
+}
+
+#[test]
+fn unmounted_while_it_is_healed() {
+    need_root!();
+    need_product!();
+    need_programs!("fsfreeze", "mkfs.ext4");
+    let end = |mut mount: TestMount, hanging: Box<dyn Hang>| {
+        let pid = mount.pid();
+        mount.product("umount", &[]).ok();
+        mount.ended();
+        drop(hanging);
+        wait_until("the daemon's last thread", || !alive(pid));
+        mount.mount_and_heal(&[]);
+        mount.finish();
+    };
+    hangs_while_it_is_healed(end);
+}
+
+/// Not even looking for it comes back.
+#[test]
+fn unmounted_while_it_is_looked_for() {
+    need_root!();
+    need_product!();
+    need_programs!("fsfreeze", "mkfs.ext4");
+    let (image, replica) = on_image();
+    let mut mount = mirror(&replica, "replica-timeout=1s", "N");
+    mount.product("pause", &[]).ok();
+    std::fs::write(mount.at("d/f"), "x").expect("write");
+    let frozen = Frozen::new(&image);
+    mount.product("resume", &[]).ok();
+    wait_until("it hangs", || {
+        mount.status().out.contains("calls to answer")
+    });
+    let work = changes(&mount);
+    together("changes", work);
+    let pid = mount.pid();
+    mount.product("umount", &[]).ok();
+    mount.ended();
+    drop(frozen);
+    wait_until("the daemon's last thread", || !alive(pid));
+    mount.mount_and_heal(&[]);
     mount.finish();
 }

@@ -493,7 +493,12 @@ fn within(
     let (tell, told) = crossbeam_channel::bounded(1);
     let replica = replica.clone();
     // Nobody listens any more when it took too long.
-    let run = move || _ = tell.send(call(replica.root())).is_ok();
+    let run = move || {
+        let done = call(replica.root());
+        // Who hears of it may want the lock.
+        drop(replica);
+        _ = tell.send(done).is_ok();
+    };
     let thread = std::thread::Builder::new().name("last".to_owned());
     // A thread that cannot be started has told nothing.
     _ = thread.spawn(run).is_ok();

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
+
 use super::elsewhere::{Hangs, Shop};
 use super::entry::{Entry, Incoming};
 
 /// What threads have in common that have no kernel.
 fn shop() -> Arc<Shop> {
-    let nothing = || std::fs::File::open("/dev/null").expect("open").into();
+    let nothing = || rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).expect("open");
     Arc::new(Shop {
         device: nothing(),
         end: nothing(),
