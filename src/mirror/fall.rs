@@ -140,6 +140,7 @@ impl Mirror {
         drop(health);
         self.leave_replica(way);
         self.tell();
+        self.tending.fell();
         carried
     }
 

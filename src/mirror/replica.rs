@@ -97,6 +97,7 @@ impl Fault {
                     | Errno::NOTDIR
                     | Errno::ISDIR
                     | Errno::NOTEMPTY
+                    | Errno::NODATA
             )
         };
         self.errno.is_some_and(about_names)

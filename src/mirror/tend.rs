@@ -75,6 +75,8 @@ struct State {
     replica_root: Option<Arc<OwnedFd>>,
     /// Someone wants it done now.
     asked: bool,
+    /// The replica has just been given up: it is looked for sooner than the next checkpoint was due.
+    fell: bool,
     paused: bool,
     ended: bool,
     /// The thread is at work.
@@ -170,6 +172,12 @@ impl Tending {
         }
     }
 
+    /// The replica has been given up.
+    pub(super) fn fell(&self) {
+        self.state.lock().fell = true;
+        self.moved.notify_all();
+    }
+
     /// The thread hangs on the replica.
     fn abandon(&self) {
         self.state.lock().abandoned = true;
@@ -178,11 +186,14 @@ impl Tending {
 
     /// Waits until it is asked for something, `limit` is over, or the mount ends: `None` then.
     fn wait(&self, limit: Duration) -> Option<Asked> {
-        let until = Instant::now() + limit;
+        let mut until = Instant::now() + limit;
         let mut state = self.state.lock();
         (state.busy, state.abandoned) = (false, false);
         self.moved.notify_all();
         while !state.ended && !state.asked {
+            if std::mem::take(&mut state.fell) {
+                until = until.min(Instant::now() + RETRY);
+            }
             if self.moved.wait_until(&mut state, until).timed_out() {
                 break;
             }

@@ -20,7 +20,7 @@ use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
 mod lost;
 mod tap;
 
-use tap::{Gate, GateState, Note};
+use tap::{Gate, Note};
 
 struct Bench {
     dir: tempfile::TempDir,
