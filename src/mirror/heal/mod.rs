@@ -299,3 +299,6 @@ impl Stop {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;
