@@ -15,7 +15,13 @@ use super::reach::unreachable;
 use crate::session::control::Client;
 use crate::session::mountpoint::{find, is_dead, unmount_corpse};
 use crate::session::refusal::{Kind, Refusal};
+use crate::sys::files;
 use crate::sys::mountinfo::Mount;
+
+/// How often is looked whether a daemon that does not end hangs.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long threads that do not hang may take to follow their process.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// A lazy unmount of a mount that nobody uses ends the daemon at once, or nearly.
 const LAZY_GRACE: Duration = Duration::from_millis(500);
@@ -60,11 +66,28 @@ fn unmount(args: &UmountArgs) -> Result<(), Refusal> {
         }
         return Ok(());
     }
-    if gone(&pidfd, left(limit)) {
-        Ok(())
-    } else {
-        Err(too_late(&mount))
+    while !gone(&pidfd, left(limit).min(LOOK)) {
+        let pid = pid.map_or(0, |p| p.as_raw_nonzero().get());
+        if has_left_threads(pid) && !gone(&pidfd, ENDING) {
+            complain(&format!(
+                "{} is unmounted, but the replica has not answered everything; until it does, \
+                 process {pid} keeps the locks on both copies",
+                mount.target.display()
+            ));
+            return Ok(());
+        }
+        if left(limit).is_zero() {
+            return Err(too_late(&mount));
+        }
     }
+    Ok(())
+}
+
+/// Whether a process has ended but for threads that hang in the kernel.
+fn has_left_threads(pid: i32) -> bool {
+    let stat = files::read(Path::new(&format!("/proc/{pid}/stat"))).unwrap_or_default();
+    let state = stat.rsplit(|&byte| byte == b')').next();
+    state.is_some_and(|rest| rest.starts_with(b" Z"))
 }
 
 fn left(limit: Instant) -> Duration {

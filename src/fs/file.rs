@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use fuser::INodeNo;
 
-use super::MirrorFs;
+use super::{MirrorFs, Then};
 use crate::mirror::Outcome;
 use crate::store::op::{Action, Flags, Op};
 use crate::store::{Node, Scope};
@@ -19,6 +19,16 @@ const SET_FLAGS: u32 = 0x4008_6602;
 const GET_EXTENDED_FLAGS: u32 = 0x801c_581f;
 const SET_EXTENDED_FLAGS: u32 = 0x401c_5820;
 
+/// A WRITE as it came.
+pub(super) struct Write<'a> {
+    pub(super) offset: u64,
+    pub(super) data: &'a [u8],
+    /// Set-id bits are to be cleared.
+    pub(super) kill: bool,
+    /// Of the file that is written to.
+    pub(super) open_flags: i32,
+}
+
 impl MirrorFs {
     pub(super) fn read_file(&self, ino: INodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
         self.source.read(&self.node(ino)?, into, offset)
@@ -28,24 +38,40 @@ impl MirrorFs {
         &self,
         needs: Needs,
         ino: INodeNo,
-        offset: u64,
-        data: &[u8],
-        kill: bool,
-        open_flags: i32,
-    ) -> Result<usize> {
-        let node = self.node(ino)?;
+        write: Write<'_>,
+        then: impl Then<usize>,
+    ) {
+        let Write {
+            offset,
+            data,
+            kill,
+            open_flags,
+        } = write;
+        let appending = open_flags & libc::O_APPEND != 0;
+        let found = self.node(ino).and_then(|node| {
+            // Where the kernel believes the end to be, others may have written.
+            if appending && self.caching.shared_primary {
+                let size = self.source.stat(&node)?.size;
+                return Ok((node, size));
+            }
+            Ok((node, offset))
+        });
+        let (node, offset) = match found {
+            Ok(found) => found,
+            Err(errno) => return then(Err(errno)),
+        };
         // The kernel asks to clear set-id bits on every write of a plain user: only a file that
         // may have some needs the extra care.
         let fsetid = !(kill && node.set_id.load(Ordering::Acquire));
-        let appending = open_flags & libc::O_APPEND != 0;
-        let offset = if appending && self.caching.shared_primary {
-            // Where the kernel believes the end to be, others may have written.
-            self.source.stat(&node)?.size
+        let durable = if open_flags & libc::O_SYNC == libc::O_SYNC {
+            Some((self.mirror.clone(), node.clone(), Scope::Node))
+        } else if open_flags & libc::O_DSYNC != 0 {
+            Some((self.mirror.clone(), node.clone(), Scope::Data))
         } else {
-            offset
+            None
         };
         let action = Action::Write {
-            node: node.clone(),
+            node,
             offset,
             appending,
         };
@@ -55,46 +81,53 @@ impl MirrorFs {
             action,
             data,
         };
-        let written = self.change(ino, &op)?.written;
-        if open_flags & libc::O_SYNC == libc::O_SYNC {
-            self.mirror.barrier(&node, Scope::Node)?;
-        } else if open_flags & libc::O_DSYNC != 0 {
-            self.mirror.barrier(&node, Scope::Data)?;
-        }
-        Ok(written)
+        self.change(ino, op, move |done| match (done, durable) {
+            (Ok(Outcome { written, .. }), Some((mirror, node, scope))) => {
+                let then = Box::new(move |synced: Result<()>| then(synced.map(|()| written)));
+                mirror.barrier_then(node, scope, then);
+            }
+            (done, _) => then(done.map(|outcome| outcome.written)),
+        });
     }
 
     /// Changes content. After a failure the kernel asks for the attributes again: an op that
     /// failed half way may have changed them, and an error tells it nothing.
-    pub(super) fn change(&self, ino: INodeNo, op: &Op<'_>) -> Result<Outcome> {
-        self.mirror
-            .apply(op)
-            .inspect_err(|_| self.kernel.forget_attributes(ino))
+    pub(super) fn change(&self, ino: INodeNo, op: Op<'_>, then: impl Then<Outcome>) {
+        let kernel = self.kernel.clone();
+        let then = move |done: Result<Outcome>| {
+            then(done.inspect_err(|_| kernel.forget_attributes(ino)));
+        };
+        self.mirror.apply_then(op, Box::new(then));
     }
 
-    pub(super) fn sync_node(&self, ino: INodeNo, data_only: bool) -> Result<()> {
+    pub(super) fn sync_node(&self, ino: INodeNo, data_only: bool, then: impl Then<()>) {
         let scope = if data_only { Scope::Data } else { Scope::Node };
-        self.mirror.barrier(&self.node(ino)?, scope)
+        match self.node(ino) {
+            Ok(node) => self.mirror.barrier_then(node, scope, Box::new(then)),
+            Err(errno) => then(Err(errno)),
+        }
     }
 
     pub(super) fn allocate(
         &self,
         needs: Needs,
         ino: INodeNo,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
         mode: i32,
-    ) -> Result<()> {
-        let node = self.node(ino)?;
-        let mode = mode.cast_unsigned();
+        then: impl Then<()>,
+    ) {
+        let node = match self.node(ino) {
+            Ok(node) => node,
+            Err(errno) => return then(Err(errno)),
+        };
+        let needs = clearing(needs, &node);
         let action = Action::Allocate {
-            node: node.clone(),
-            mode,
+            node,
+            mode: mode.cast_unsigned(),
             offset,
             length,
         };
-        let needs = clearing(needs, &node);
-        self.change(ino, &Op::new(needs, action)).map(drop)
+        self.change(ino, Op::new(needs, action), |done| then(done.map(drop)));
     }
 
     pub(super) fn copy_range(
@@ -103,8 +136,15 @@ impl MirrorFs {
         from: (INodeNo, u64),
         to: (INodeNo, u64),
         length: u64,
-    ) -> Result<usize> {
-        let (source, target) = (self.node(from.0)?, self.node(to.0)?);
+        then: impl Then<usize>,
+    ) {
+        let found = self
+            .node(from.0)
+            .and_then(|from| Ok((from, self.node(to.0)?)));
+        let (source, target) = match found {
+            Ok(found) => found,
+            Err(errno) => return then(Err(errno)),
+        };
         let needs = clearing(needs, &target);
         let action = Action::CopyRange {
             from: source,
@@ -113,8 +153,9 @@ impl MirrorFs {
             to_offset: to.1,
             length,
         };
-        self.change(to.0, &Op::new(needs, action))
-            .map(|outcome| outcome.written)
+        self.change(to.0, Op::new(needs, action), |done| {
+            then(done.map(|outcome| outcome.written));
+        });
     }
 
     pub(super) fn seek(&self, ino: INodeNo, offset: i64, whence: i32) -> Result<i64> {
@@ -135,21 +176,44 @@ impl MirrorFs {
         ino: INodeNo,
         command: u32,
         data: &[u8],
-    ) -> Result<Vec<u8>> {
-        let node = self.node(ino)?;
-        let flags = match command {
-            GET_FLAGS => return Ok(self.source.flags(&node)?.to_le_bytes().to_vec()),
-            GET_EXTENDED_FLAGS => return Ok(self.source.extended_flags(&node)?.to_vec()),
-            SET_FLAGS => Flags::Plain(u32::from_le_bytes(*data.first_chunk().ok_or(Errno::INVAL)?)),
-            SET_EXTENDED_FLAGS => Flags::Extended(*data.first_chunk().ok_or(Errno::INVAL)?),
-            _ => return Err(Errno::NOTTY),
+        then: impl Then<Vec<u8>>,
+    ) {
+        let asked = self.node(ino).and_then(|node| {
+            Ok(match command {
+                GET_FLAGS => Asked::Told(self.source.flags(&node)?.to_le_bytes().to_vec()),
+                GET_EXTENDED_FLAGS => Asked::Told(self.source.extended_flags(&node)?.to_vec()),
+                SET_FLAGS => {
+                    let flags = u32::from_le_bytes(*data.first_chunk().ok_or(Errno::INVAL)?);
+                    Asked::Set(node, Flags::Plain(flags))
+                }
+                SET_EXTENDED_FLAGS => {
+                    let flags = *data.first_chunk().ok_or(Errno::INVAL)?;
+                    Asked::Set(node, Flags::Extended(flags))
+                }
+                _ => return Err(Errno::NOTTY),
+            })
+        });
+        let (node, flags) = match asked {
+            Ok(Asked::Set(node, flags)) => (node, flags),
+            Ok(Asked::Told(answer)) => return then(Ok(answer)),
+            Err(errno) => return then(Err(errno)),
         };
+        let kernel = self.kernel.clone();
         let action = Action::SetFlags { node, flags };
-        self.mirror.apply(&Op::new(needs, action))?;
-        // The kernel does not expect a new ctime from this ioctl.
-        self.kernel.forget_attributes(ino);
-        Ok(Vec::new())
+        self.act(needs, Ok(action), move |done| {
+            // The kernel does not expect a new ctime from this ioctl.
+            then(done.map(|_| {
+                kernel.forget_attributes(ino);
+                Vec::new()
+            }));
+        });
     }
+}
+
+/// What an ioctl comes to.
+enum Asked {
+    Told(Vec<u8>),
+    Set(Arc<Node>, Flags),
 }
 
 /// A plain user's change of content clears set-id bits; these requests carry no signal for it.

@@ -40,7 +40,7 @@ use forgets::Forgets;
 pub use kernel::Kernel;
 pub use reply::Caching;
 use reply::{attributes, errno, kind};
-pub use wire::Incoming;
+pub use wire::{Incoming, Late};
 
 /// Largest write or read in one request, in bytes: what `max_pages_limit` allows by default.
 pub const MAX_IO: u32 = 1 << 20;
@@ -106,9 +106,10 @@ impl MirrorFs {
         self.nodes.get(ino.0)
     }
 
-    fn answer_entry(&self, reply: ReplyEntry, found: Result<(Arc<Node>, Stat)>) {
+    /// Answers with an entry, once it is known.
+    fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<(Arc<Node>, Stat)>) + Send + 'static {
         let keep = self.caching;
-        match found {
+        move |found| match found {
             Ok((node, stat)) => {
                 let attr = attributes(node.id, &stat);
                 reply.entry(&keep.ttl(), &attr, keep.generation(&stat));
@@ -117,13 +118,20 @@ impl MirrorFs {
         }
     }
 
-    fn answer_attr(&self, reply: ReplyAttr, found: Result<(u64, Stat)>) {
-        match found {
-            Ok((id, stat)) => reply.attr(&self.caching.ttl(), &attributes(id, &stat)),
+    /// Answers with attributes, once they are known.
+    fn attr(&self, reply: ReplyAttr) -> impl FnOnce(Result<(u64, Stat)>) + Send + 'static {
+        let ttl = self.caching.ttl();
+        move |found| match found {
+            Ok((id, stat)) => reply.attr(&ttl, &attributes(id, &stat)),
             Err(error) => reply.error(errno(error)),
         }
     }
 }
+
+/// Whom to tell how a request went, once that is known: not always by the thread that began it.
+trait Then<T>: FnOnce(Result<T>) + Send + 'static {}
+
+impl<T, F: FnOnce(Result<T>) + Send + 'static> Then<T> for F {}
 
 /// Who asks.
 fn caller(req: &Request) -> Caller {
@@ -144,15 +152,15 @@ fn creating(req: &Request, umask: u32) -> Needs {
     entry::creating(caller(req), umask)
 }
 
-fn answer_empty(reply: ReplyEmpty, done: Result<()>) {
-    match done {
+fn empty(reply: ReplyEmpty) -> impl Then<()> {
+    move |done| match done {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(error)),
     }
 }
 
-fn answer_write(reply: ReplyWrite, done: Result<usize>) {
-    match done {
+fn written(reply: ReplyWrite) -> impl Then<usize> {
+    move |done| match done {
         Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
         Err(error) => reply.error(errno(error)),
     }
@@ -220,20 +228,21 @@ impl fuser::Filesystem for MirrorFs {
         self.requests.count(Asked::Lookup);
         match self.look_up_or_nothing(parent, name) {
             Ok(None) => reply.entry(&self.caching.ttl(), &node::nothing(), Generation(0)),
-            Ok(Some(found)) => self.answer_entry(reply, Ok(found)),
+            Ok(Some(found)) => self.entry(reply)(Ok(found)),
             Err(error) => reply.error(errno(error)),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
         self.requests.count(Asked::Forget);
-        self.nodes.forget(ino.0, nlookup);
-        self.forgets.one_more();
+        let forgets = self.forgets.clone();
+        self.mirror
+            .forget_then(ino.0, nlookup, move || forgets.one_more());
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.requests.count(Asked::Getattr);
-        self.answer_attr(reply, self.get_attributes(ino));
+        self.attr(reply)(self.get_attributes(ino));
     }
 
     fn setattr(
@@ -262,7 +271,7 @@ impl fuser::Filesystem for MirrorFs {
             size,
             times: node::resolve(atime, mtime),
         };
-        self.answer_attr(reply, self.set_attributes(caller(req), ino, &change));
+        self.set_attributes(caller(req), ino, change, self.attr(reply));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -282,7 +291,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Mknod);
         let needs = creating(req, umask);
-        self.answer_entry(reply, self.make_node(needs, parent, name, mode, rdev));
+        self.make_node(needs, parent, name, (mode, rdev), self.entry(reply));
     }
 
     fn mkdir(
@@ -296,17 +305,17 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Mkdir);
         let needs = creating(req, umask);
-        self.answer_entry(reply, self.make_dir(needs, parent, name, mode));
+        self.make_dir(needs, parent, name, mode, self.entry(reply));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.count(Asked::Unlink);
-        answer_empty(reply, self.remove(plain(req), parent, name, false));
+        self.remove(plain(req), parent, name, false, empty(reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.count(Asked::Rmdir);
-        answer_empty(reply, self.remove(plain(req), parent, name, true));
+        self.remove(plain(req), parent, name, true, empty(reply));
     }
 
     fn symlink(
@@ -318,10 +327,8 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         self.requests.count(Asked::Symlink);
-        self.answer_entry(
-            reply,
-            self.make_symlink(plain(req), parent, name, target.as_os_str()),
-        );
+        let then = self.entry(reply);
+        self.make_symlink(plain(req), parent, name, target.as_os_str(), then);
     }
 
     fn rename(
@@ -335,8 +342,8 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEmpty,
     ) {
         self.requests.count(Asked::Rename);
-        let done = self.rename_entry(plain(req), (parent, name), (newparent, newname), flags);
-        answer_empty(reply, done);
+        let (from, to) = ((parent, name), (newparent, newname));
+        self.rename_entry(plain(req), from, to, flags, empty(reply));
     }
 
     fn link(
@@ -348,7 +355,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         self.requests.count(Asked::Link);
-        self.answer_entry(reply, self.link_node(plain(req), ino, newparent, newname));
+        self.link_node(plain(req), ino, newparent, newname, self.entry(reply));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -393,11 +400,13 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyWrite,
     ) {
         self.requests.count(Asked::Write);
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        answer_write(
-            reply,
-            self.write_file(plain(req), ino, offset, data, kill, flags.0),
-        );
+        let write = file::Write {
+            offset,
+            data,
+            kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            open_flags: flags.0,
+        };
+        self.write_file(plain(req), ino, write, written(reply));
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -407,7 +416,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
         self.requests.count(Asked::Fsync);
-        answer_empty(reply, self.sync_node(ino, data));
+        self.sync_node(ino, data, empty(reply));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -459,7 +468,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
         self.requests.count(Asked::Fsyncdir);
-        answer_empty(reply, self.sync_node(ino, data));
+        self.sync_node(ino, data, empty(reply));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -485,7 +494,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEmpty,
     ) {
         self.requests.count(Asked::Setxattr);
-        answer_empty(reply, self.set_xattr(caller(req), ino, name, value, flags));
+        self.set_xattr(caller(req), ino, name, (value, flags), empty(reply));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -500,7 +509,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.count(Asked::Removexattr);
-        answer_empty(reply, self.remove_xattr(plain(req), ino, name));
+        self.remove_xattr(plain(req), ino, name, empty(reply));
     }
 
     fn create(
@@ -515,20 +524,22 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::Create);
         let needs = creating(req, umask);
-        match self.create_file(needs, parent, name, mode, flags) {
+        let keep = self.caching;
+        let how = if self.is_direct(flags) {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::empty()
+        };
+        let then = move |made: Result<(Arc<Node>, Stat)>| match made {
             Ok((node, stat)) => {
                 let attr = attributes(node.id, &stat);
-                let how = if self.is_direct(flags) {
-                    FopenFlags::FOPEN_DIRECT_IO
-                } else {
-                    FopenFlags::empty()
-                };
                 // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
-                let (ttl, generation) = (self.caching.ttl(), self.caching.generation(&stat));
+                let (ttl, generation) = (keep.ttl(), keep.generation(&stat));
                 reply.created(&ttl, &attr, generation, FileHandle(0), how);
             }
             Err(error) => reply.error(errno(error)),
-        }
+        };
+        self.create_file(needs, parent, name, (mode, flags), then);
     }
 
     fn ioctl(
@@ -543,10 +554,10 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyIoctl,
     ) {
         self.requests.count(Asked::Ioctl);
-        match self.control(plain(req), ino, cmd, in_data) {
+        self.control(plain(req), ino, cmd, in_data, |told| match told {
             Ok(data) => reply.ioctl(0, &data),
             Err(error) => reply.error(errno(error)),
-        }
+        });
     }
 
     fn fallocate(
@@ -560,7 +571,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEmpty,
     ) {
         self.requests.count(Asked::Fallocate);
-        answer_empty(reply, self.allocate(plain(req), ino, offset, length, mode));
+        self.allocate(plain(req), ino, (offset, length), mode, empty(reply));
     }
 
     fn lseek(
@@ -594,7 +605,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         self.requests.count(Asked::CopyFileRange);
         let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
-        answer_write(reply, self.copy_range(plain(req), from, to, len));
+        self.copy_range(plain(req), from, to, len, written(reply));
     }
 }
 

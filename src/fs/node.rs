@@ -8,9 +8,9 @@ use std::time::UNIX_EPOCH;
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
-use super::{MirrorFs, name, reply};
+use super::{MirrorFs, Then, name, reply};
 use crate::store::op::{Action, Op};
-use crate::store::{Node, Stat, Time};
+use crate::store::{Name, Node, Stat, Time};
 use crate::sys::creds::{self, Caller, Needs};
 use crate::sys::{Errno, Result, clock};
 
@@ -90,9 +90,16 @@ impl MirrorFs {
     }
 
     pub(super) fn look_up(&self, parent: INodeNo, bytes: &OsStr) -> Result<(Arc<Node>, Stat)> {
-        let (parent, name) = (self.node(parent)?, name(bytes)?);
-        let stat = self.source.lookup(&parent, &name)?;
-        Ok((self.nodes.remember(&stat, &parent, &name), stat))
+        self.look_up_name(&self.node(parent)?, &name(bytes)?)
+    }
+
+    pub(super) fn look_up_name(
+        &self,
+        parent: &Arc<Node>,
+        name: &Name,
+    ) -> Result<(Arc<Node>, Stat)> {
+        let stat = self.source.lookup(parent, name)?;
+        Ok((self.nodes.remember(&stat, parent, name), stat))
     }
 
     pub(super) fn get_attributes(&self, ino: INodeNo) -> Result<(u64, Stat)> {
@@ -105,26 +112,41 @@ impl MirrorFs {
         &self,
         caller: Caller,
         ino: INodeNo,
-        change: &Change,
-    ) -> Result<(u64, Stat)> {
-        let node = self.node(ino)?;
+        change: Change,
+        then: impl Then<(u64, Stat)>,
+    ) {
+        let node = match self.node(ino) {
+            Ok(node) => node,
+            Err(errno) => return then(Err(errno)),
+        };
+        let Some(size) = change.size else {
+            return self.clone().set_others(caller, node, &change, then);
+        };
+        // A plain user's truncate clears set-id bits; fuser hides the kernel's signal for it.
         let needs = Needs {
             caller,
             umask: None,
-            fsetid: true,
+            fsetid: caller.uid == 0,
         };
-        if let Some(size) = change.size {
-            // A plain user's truncate clears set-id bits; fuser hides the kernel's signal for it.
-            let needs = Needs {
-                fsetid: caller.uid == 0,
-                ..needs
-            };
-            let action = Action::Truncate {
-                node: node.clone(),
-                size,
-            };
-            self.change(ino, &Op::new(needs, action))?;
-        }
+        let action = Action::Truncate {
+            node: node.clone(),
+            size,
+        };
+        let fs = self.clone();
+        self.change(ino, Op::new(needs, action), move |cut| match cut {
+            Ok(_) => fs.set_others(caller, node, &change, then),
+            Err(errno) => then(Err(errno)),
+        });
+    }
+
+    /// The part of a change that is not the size, which may be nothing; and the answer.
+    fn set_others(
+        self,
+        caller: Caller,
+        node: Arc<Node>,
+        change: &Change,
+        then: impl Then<(u64, Stat)>,
+    ) {
         let (atime, mtime) = change.times;
         let Change { mode, uid, gid, .. } = *change;
         if mode.is_some_and(|mode| mode & 0o6000 != 0) {
@@ -134,23 +156,30 @@ impl MirrorFs {
         let owner = uid.is_some() || gid.is_some();
         // A request for nothing at all is chown(-1, -1), which clears set-id bits natively.
         let nothing = !owner && mode.is_none() && !times && change.size.is_none();
-        if owner || nothing || mode.is_some() || times {
-            // chown by a plain user keeps a set-group-ID bit without group execute only for a
-            // member of the group (fs/attr.c, setattr_should_drop_sgid).
-            let fsetid = !(owner || nothing) || caller.uid == 0 || self.is_member(caller, &node);
-            let needs = Needs { fsetid, ..needs };
-            let action = Action::SetAttr {
-                node: node.clone(),
-                uid,
-                gid,
-                mode,
-                atime,
-                mtime,
-            };
-            self.mirror.apply(&Op::new(needs, action))?;
+        if !(owner || nothing || mode.is_some() || times) {
+            return then(self.source.stat(&node).map(|stat| (node.id, stat)));
         }
-        let stat = self.source.stat(&node)?;
-        Ok((node.id, stat))
+        // chown by a plain user keeps a set-group-ID bit without group execute only for a
+        // member of the group (fs/attr.c, setattr_should_drop_sgid).
+        let fsetid = !(owner || nothing) || caller.uid == 0 || self.is_member(caller, &node);
+        let needs = Needs {
+            caller,
+            umask: None,
+            fsetid,
+        };
+        let action = Action::SetAttr {
+            node: node.clone(),
+            uid,
+            gid,
+            mode,
+            atime,
+            mtime,
+        };
+        let source = self.source.clone();
+        self.act(needs, Ok(action), move |done| {
+            let stat = done.and_then(|_| source.stat(&node));
+            then(stat.map(|stat| (node.id, stat)));
+        });
     }
 
     /// Whether the caller is in the group that owns `node`.

@@ -6,13 +6,16 @@
 //! encode. What a request means is written down in neither of the two. Offsets and numbers are
 //! those of include/uapi/linux/fuse.h, in the byte order of the machines we run on.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use fuser::{INodeNo, RenameFlags};
 
-use super::{MirrorFs, entry, node, xattr};
+use super::{MirrorFs, entry, file, node, xattr};
+use crate::mirror::crew;
 use crate::store::Time;
 use crate::sys::creds::{Caller, Needs};
 use crate::sys::{Errno, Result};
@@ -23,7 +26,6 @@ mod opcode;
 use encode::{Answer, Room};
 
 /// A request as it came. What comes in is taken out of `payload` before the answer goes in.
-#[derive(Debug)]
 pub struct Incoming<'a> {
     /// `fuse_in_header`.
     pub header: &'a [u8; 40],
@@ -33,7 +35,18 @@ pub struct Incoming<'a> {
     pub payload: &'a mut [u8],
     /// How much of `payload` is of the request.
     pub bytes: usize,
+    /// Makes a way to answer from another thread, when this one hangs.
+    pub elsewhere: &'a dyn Fn() -> Late,
 }
+
+impl std::fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
+}
+
+/// Answers a request from another thread: 0 or a negated errno, and the bytes of the answer.
+pub type Late = Box<dyn FnOnce(i32, &[u8]) + Send>;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let four = bytes.get(at..).and_then(|rest| rest.first_chunk());
@@ -59,6 +72,9 @@ struct Question<'a> {
     ino: INodeNo,
     caller: Caller,
     arguments: &'a [u8; 128],
+    elsewhere: &'a dyn Fn() -> Late,
+    /// Another thread has answered.
+    answered: Cell<bool>,
 }
 
 impl Question<'_> {
@@ -88,7 +104,7 @@ impl Question<'_> {
     }
 
     /// `fuse_setattr_in`.
-    fn change(&self) -> node::Change {
+    fn setattr(&self) -> node::Change {
         let valid = self.u32(0);
         let given = |bit: u32| valid & (1 << bit) != 0;
         let time = |seconds: usize, nanos: usize| Time {
@@ -112,7 +128,9 @@ impl Question<'_> {
 
 impl MirrorFs {
     /// Answers one request: 0 or a negated errno, and how many bytes of the payload are the answer.
-    pub fn answer(&self, request: Incoming<'_>) -> (i32, usize) {
+    /// `None` if another thread has answered it.
+    pub fn answer(&self, request: Incoming<'_>) -> Option<(i32, usize)> {
+        crew::stand_apart();
         let header = request.header;
         let question = Question {
             opcode: u32_at(header, 4),
@@ -123,15 +141,18 @@ impl MirrorFs {
                 pid: u32_at(header, 32),
             },
             arguments: request.arguments,
+            elsewhere: request.elsewhere,
+            answered: Cell::new(false),
         };
         if let Some(asked) = opcode::counted(question.opcode) {
             self.requests.count(asked);
         }
         let bytes = request.bytes.min(request.payload.len());
-        match self.decode(&question, request.payload, bytes) {
+        let done = self.decode(&question, request.payload, bytes);
+        (!question.answered.get()).then(|| match done {
             Ok(bytes) => (0, bytes),
             Err(errno) => (-errno.raw_os_error(), 0),
-        }
+        })
     }
 
     /// Takes a name away. What lost its last one keeps descriptors until FORGET, which comes to other
@@ -153,7 +174,10 @@ impl MirrorFs {
     /// Decodes, asks and encodes; answers the length of the answer.
     fn decode(&self, q: &Question<'_>, payload: &mut [u8], bytes: usize) -> Result<usize> {
         let mut sent = &payload[..bytes];
-        let ino = q.ino;
+        let (ino, keep) = (q.ino, self.caching);
+        let entry = move |room: Room<'_>, made: &_| Ok(room.entry(keep, made));
+        let written = |room: Room<'_>, bytes: &usize| Ok(room.written(*bytes));
+        let nothing = |_: Room<'_>, (): &()| Ok(0);
         match q.opcode {
             opcode::LOOKUP => {
                 let found = self.look_up_or_nothing(ino, string(&mut sent)?)?;
@@ -167,27 +191,45 @@ impl MirrorFs {
                 Ok(Room(payload).attributes(self.caching, &found))
             }
             opcode::SETATTR => {
-                let found = self.set_attributes(q.caller, ino, &q.change())?;
-                Ok(Room(payload).attributes(self.caching, &found))
+                let attributes = move |room: Room<'_>, found: &_| Ok(room.attributes(keep, found));
+                let set = |then| self.set_attributes(q.caller, ino, q.setattr(), then);
+                let found = q.change(set, attributes)?;
+                attributes(Room(payload), &found)
             }
             opcode::READLINK => Room(payload).bytes(&self.read_target(ino)?),
             opcode::SYMLINK => {
                 let (name, target) = (string(&mut sent)?, string(&mut sent)?);
-                let made = self.make_symlink(q.changing(), ino, name, target)?;
-                Ok(Room(payload).entry(self.caching, &made))
+                let made = q.change(
+                    |then| self.make_symlink(q.changing(), ino, name, target, then),
+                    entry,
+                )?;
+                entry(Room(payload), &made)
             }
             opcode::MKNOD => {
-                let (mode, rdev) = (q.u32(0), q.u32(4));
-                let made = self.make_node(q.creating(8), ino, string(&mut sent)?, mode, rdev)?;
-                Ok(Room(payload).entry(self.caching, &made))
+                let (kind, name) = ((q.u32(0), q.u32(4)), string(&mut sent)?);
+                let made = q.change(
+                    |then| self.make_node(q.creating(8), ino, name, kind, then),
+                    entry,
+                )?;
+                entry(Room(payload), &made)
             }
             opcode::MKDIR => {
-                let made = self.make_dir(q.creating(4), ino, string(&mut sent)?, q.u32(0))?;
-                Ok(Room(payload).entry(self.caching, &made))
+                let name = string(&mut sent)?;
+                let made = q.change(
+                    |then| self.make_dir(q.creating(4), ino, name, q.u32(0), then),
+                    entry,
+                )?;
+                entry(Room(payload), &made)
             }
             opcode::UNLINK | opcode::RMDIR => {
                 let (name, dir) = (string(&mut sent)?, q.opcode == opcode::RMDIR);
-                done(self.patiently(|| self.remove(q.changing(), ino, name, dir)))
+                let remove = || {
+                    q.change(
+                        |then| self.remove(q.changing(), ino, name, dir, then),
+                        nothing,
+                    )
+                };
+                done(self.patiently(remove))
             }
             opcode::RENAME | opcode::RENAME2 => {
                 let flags = match q.opcode {
@@ -196,40 +238,60 @@ impl MirrorFs {
                 };
                 let from = (ino, string(&mut sent)?);
                 let to = (q.node(0), string(&mut sent)?);
-                done(self.patiently(|| self.rename_entry(q.changing(), from, to, flags)))
+                let rename = || {
+                    let rename = |then| self.rename_entry(q.changing(), from, to, flags, then);
+                    q.change(rename, nothing)
+                };
+                done(self.patiently(rename))
             }
             opcode::LINK => {
-                let made = self.link_node(q.changing(), q.node(0), ino, string(&mut sent)?)?;
-                Ok(Room(payload).entry(self.caching, &made))
+                let name = string(&mut sent)?;
+                let made = q.change(
+                    |then| self.link_node(q.changing(), q.node(0), ino, name, then),
+                    entry,
+                )?;
+                entry(Room(payload), &made)
             }
             opcode::CREATE => {
                 let (flags, mode) = (q.i32(0), q.u32(4));
                 let name = string(&mut sent)?;
-                let made = self.create_file(q.creating(8), ino, name, mode, flags)?;
-                Ok(Room(payload).created(self.caching, &made, self.is_direct(flags)))
+                let how = (mode, flags);
+                let direct = self.is_direct(flags);
+                let created = move |room: Room<'_>, made: &_| Ok(room.created(keep, made, direct));
+                let create = |then| self.create_file(q.creating(8), ino, name, how, then);
+                let made = q.change(create, created)?;
+                created(Room(payload), &made)
             }
             opcode::READ => {
                 let size = payload.len().min(q.u32(16) as usize);
                 self.read_file(ino, q.u64(8), &mut payload[..size])
             }
             opcode::WRITE => {
-                let data = sent.get(..q.u32(16) as usize).ok_or(Errno::INVAL)?;
-                let kill = q.u32(20) & WRITE_KILL_SUIDGID != 0;
-                let open_flags = q.i32(32);
-                let written =
-                    self.write_file(q.changing(), ino, q.u64(8), data, kill, open_flags)?;
-                Ok(Room(payload).written(written))
+                let write = file::Write {
+                    offset: q.u64(8),
+                    data: sent.get(..q.u32(16) as usize).ok_or(Errno::INVAL)?,
+                    kill: q.u32(20) & WRITE_KILL_SUIDGID != 0,
+                    open_flags: q.i32(32),
+                };
+                let begin = |then| self.write_file(q.changing(), ino, write, then);
+                let bytes = q.change(begin, written)?;
+                written(Room(payload), &bytes)
             }
             opcode::FSYNC | opcode::FSYNCDIR => {
-                done(self.sync_node(ino, q.u32(8) & FSYNC_DATA_ONLY != 0))
+                let data_only = q.u32(8) & FSYNC_DATA_ONLY != 0;
+                done(q.change(|then| self.sync_node(ino, data_only, then), nothing))
             }
             opcode::FALLOCATE => {
-                done(self.allocate(q.changing(), ino, q.u64(8), q.u64(16), q.i32(24)))
+                let (part, mode) = ((q.u64(8), q.u64(16)), q.i32(24));
+                let begin = |then| self.allocate(q.changing(), ino, part, mode, then);
+                done(q.change(begin, nothing))
             }
             opcode::COPY_FILE_RANGE => {
                 let (from, to) = ((ino, q.u64(8)), (q.node(16), q.u64(32)));
-                let copied = self.copy_range(q.changing(), from, to, q.u64(40))?;
-                Ok(Room(payload).written(copied))
+                let length = q.u64(40);
+                let begin = |then| self.copy_range(q.changing(), from, to, length, then);
+                let bytes = q.change(begin, written)?;
+                written(Room(payload), &bytes)
             }
             opcode::LSEEK => {
                 let found = self.seek(ino, q.u64(8).cast_signed(), q.i32(16))?;
@@ -252,7 +314,9 @@ impl MirrorFs {
                 let (size, flags) = (q.u32(0) as usize, q.i32(4));
                 let name = string(&mut sent)?;
                 let value = sent.get(..size).ok_or(Errno::INVAL)?;
-                done(self.set_xattr(q.caller, ino, name, value, flags))
+                let value = (value, flags);
+                let begin = |then| self.set_xattr(q.caller, ino, name, value, then);
+                done(q.change(begin, nothing))
             }
             opcode::GETXATTR => {
                 let value = self.get_xattr(ino, string(&mut sent)?, q.u32(0))?;
@@ -262,11 +326,18 @@ impl MirrorFs {
                 let value = self.list_xattr(q.caller, ino, q.u32(0))?;
                 value_into(payload, &value)
             }
-            opcode::REMOVEXATTR => done(self.remove_xattr(q.changing(), ino, string(&mut sent)?)),
+            opcode::REMOVEXATTR => {
+                let name = string(&mut sent)?;
+                let begin = |then| self.remove_xattr(q.changing(), ino, name, then);
+                done(q.change(begin, nothing))
+            }
             opcode::IOCTL if q.u32(8) & IOCTL_UNRESTRICTED == 0 => {
                 let data = sent.get(..q.u32(24) as usize).ok_or(Errno::INVAL)?;
-                let told = self.control(q.changing(), ino, q.u32(12), data)?;
-                Room(payload).control(&told)
+                let command = q.u32(12);
+                let control = |room: Room<'_>, told: &Vec<u8>| room.control(told);
+                let begin = |then| self.control(q.changing(), ino, command, data, then);
+                let told = q.change(begin, control)?;
+                control(Room(payload), &told)
             }
             // Nothing is kept for a handle, and the end needs no preparation.
             opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Ok(0),
@@ -284,6 +355,41 @@ const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 const FSYNC_DATA_ONLY: u32 = 1;
 /// `FUSE_IOCTL_UNRESTRICTED`.
 const IOCTL_UNRESTRICTED: u32 = 1 << 1;
+
+/// The longest answer to a change: `fuse_entry_out` and `fuse_open_out`.
+const ANSWER_MAX: usize = 144;
+
+/// Whom to tell how a change went.
+type Tell<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+impl Question<'_> {
+    /// Begins a change, and returns what came of it. If this thread hangs on a replica, another one
+    /// hears of the end: it encodes the answer by itself.
+    fn change<T: Send + 'static>(
+        &self,
+        begin: impl FnOnce(Tell<T>),
+        encode: impl FnOnce(Room<'_>, &T) -> Result<usize> + Send + 'static,
+    ) -> Result<T> {
+        let (tell, told) = bounded(1);
+        let (here, late) = (std::thread::current().id(), (self.elsewhere)());
+        begin(Box::new(move |done: Result<T>| {
+            if std::thread::current().id() == here {
+                _ = tell.send(done).is_ok();
+                return;
+            }
+            let mut room = [0; ANSWER_MAX];
+            match done.and_then(|done| encode(Room(&mut room), &done)) {
+                Ok(bytes) => late(0, room.get(..bytes).unwrap_or_default()),
+                Err(errno) => late(-errno.raw_os_error(), &[]),
+            }
+        }));
+        // Whoever has begun it returns once it has ended, one way or the other.
+        told.try_recv().unwrap_or_else(|_| {
+            self.answered.set(true);
+            Err(Errno::TIMEDOUT)
+        })
+    }
+}
 
 fn done(done: Result<()>) -> Result<usize> {
     done.map(|()| 0)

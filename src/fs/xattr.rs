@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use fuser::{INodeNo, ReplyXattr};
 
-use super::{MirrorFs, reply};
+use super::{MirrorFs, Then, reply};
 use crate::store::op::{Action, Op};
 use crate::sys::creds::{Caller, Needs};
 use crate::sys::{Errno, Result};
@@ -65,10 +65,13 @@ impl MirrorFs {
         caller: Caller,
         ino: INodeNo,
         name: &OsStr,
-        value: &[u8],
-        flags: i32,
-    ) -> Result<()> {
-        let (node, name) = (self.node(ino)?, c_name(name)?);
+        (data, flags): (&[u8], i32),
+        then: impl Then<()>,
+    ) {
+        let (node, name) = match self.node(ino).and_then(|node| Ok((node, c_name(name)?))) {
+            Ok(found) => found,
+            Err(errno) => return then(Err(errno)),
+        };
         // Setting an access ACL changes the mode, and takes the set-group-ID bit of a file whose
         // group the caller is not in (posix_acl_update_mode). The kernel's own signal for it
         // needs SETXATTR_EXT, which fuser 0.18 cannot take.
@@ -84,15 +87,23 @@ impl MirrorFs {
         let op = Op {
             needs,
             action,
-            data: value,
+            data,
         };
-        self.mirror.apply(&op).map(drop)
+        self.mirror
+            .apply_then(op, Box::new(|done| then(done.map(drop))));
     }
 
-    pub(super) fn remove_xattr(&self, needs: Needs, ino: INodeNo, name: &OsStr) -> Result<()> {
-        let (node, name) = (self.node(ino)?, c_name(name)?);
-        self.mirror
-            .apply(&Op::new(needs, Action::RemoveXattr { node, name }))
-            .map(drop)
+    pub(super) fn remove_xattr(
+        &self,
+        needs: Needs,
+        ino: INodeNo,
+        name: &OsStr,
+        then: impl Then<()>,
+    ) {
+        let action = self.node(ino).and_then(|node| {
+            let name = c_name(name)?;
+            Ok(Action::RemoveXattr { node, name })
+        });
+        self.act(needs, action, |done| then(done.map(drop)));
     }
 }

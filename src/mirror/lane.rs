@@ -136,6 +136,8 @@ pub struct Lane {
     limits: Option<Limits>,
     /// Where data waits.
     buffers: Option<Buffers>,
+    /// Ways so far.
+    ways: AtomicU64,
     /// Bytes written by ways that are closed.
     written_before: AtomicU64,
     errors: AtomicU64,
@@ -158,6 +160,7 @@ impl Lane {
             former: RwLock::default(),
             limits,
             buffers: None,
+            ways: AtomicU64::new(0),
             written_before: AtomicU64::new(0),
             errors: AtomicU64::new(0),
         }
@@ -173,9 +176,12 @@ impl Lane {
     /// Opens a way to `replica`. With `healing` the replica lacks what the dirty marks say.
     pub fn open(&self, replica: Replica, healing: Option<Arc<Healing>>) -> Arc<Way> {
         let way = Arc::new(Way {
+            number: self.ways.fetch_add(1, Ordering::Relaxed) + 1,
             replica,
             window: self.limits.map(|limits| Arc::new(Window::new(limits))),
             buffers: self.buffers.clone(),
+            is_closed: AtomicBool::new(false),
+            is_calling: AtomicBool::new(false),
             is_healing: AtomicBool::new(healing.is_some()),
             healing: RwLock::new(healing),
         });
@@ -195,11 +201,11 @@ impl Lane {
         self.way.read().is_some()
     }
 
-    /// Whether `way` is the one that ops go by now.
+    /// Whether something that was queued for a replica that was given up is still being carried out.
     #[must_use]
-    pub fn goes_by(&self, way: &Arc<Way>) -> bool {
-        let now = self.way.read();
-        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, way))
+    pub fn is_late(&self) -> bool {
+        let former = self.former.read().upgrade();
+        former.is_some_and(|way| way.is_calling.load(Ordering::Acquire))
     }
 
     /// Whether something is still under way to a replica that was given up: it may still change.
@@ -215,6 +221,8 @@ impl Lane {
             return false;
         }
         *present = None;
+        // Before any mark is made dirty: who pins one later sees it.
+        way.is_closed.store(true, Ordering::SeqCst);
         *self.former.write() = Arc::downgrade(way);
         drop(present);
         self.errors.fetch_add(1, Ordering::Relaxed);
@@ -253,9 +261,14 @@ impl Lane {
 
 /// The way to a replica, until that fails.
 pub struct Way {
+    /// Its number, from 1.
+    number: u64,
     replica: Replica,
     window: Option<Arc<Window<Task>>>,
     buffers: Option<Buffers>,
+    is_closed: AtomicBool,
+    /// Its own thread is inside of a call of the replica.
+    is_calling: AtomicBool,
     is_healing: AtomicBool,
     healing: RwLock<Option<Arc<Healing>>>,
 }
@@ -269,6 +282,18 @@ impl std::fmt::Debug for Way {
 }
 
 impl Way {
+    /// Its number, never used again; none has 0.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether ops are still sent by it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.is_closed.load(Ordering::SeqCst)
+    }
+
     /// What is known of a replica that is being healed.
     #[must_use]
     pub fn healing(&self) -> Option<Arc<Healing>> {
@@ -443,8 +468,8 @@ impl Way {
         stalled.then(|| fault(Obstacle::Stalled))
     }
 
-    /// Makes a node durable on the replica, with everything acknowledged before, while `primary`
-    /// does the same there.
+    /// Makes a node durable on the replica, while `primary` does the same there; who wants everything
+    /// acknowledged before to be there calls [`Self::settle`] first.
     ///
     /// # Errors
     /// As [`Self::carry`].
@@ -454,11 +479,6 @@ impl Way {
         scope: Scope,
         primary: &mut dyn FnMut(),
     ) -> std::result::Result<(), Fault> {
-        let settled = self.settle();
-        if settled.is_err() {
-            primary();
-            return settled;
-        }
         match self.replica.barrier_beside(node, scope, primary) {
             // What it lacks, its marks say.
             Err(fault) if fault.is_about_names() && self.is_healing.load(Ordering::Acquire) => {
@@ -494,7 +514,9 @@ impl Way {
         // Who clears set-id bits or appends only has more to mind than the bytes.
         let plain = matches!(op.action, Action::Write { appending: false, .. } if op.needs.fsetid);
         let healing = self.is_healing.load(Ordering::Acquire);
-        plain && op.data.len() >= BESIDE_MIN && self.window.is_none() && !healing
+        let large = plain && op.data.len() >= BESIDE_MIN;
+        // Opening it may take as long as anything there; then the primary comes first.
+        large && self.window.is_none() && !healing && self.is_open() && self.replica.has_open(op)
     }
 
     /// Carries a write that [`Self::goes_beside`] to the replica while `primary` runs. Returns how
@@ -548,6 +570,7 @@ impl Way {
         let mut batch = VecDeque::new();
         while window.take(&mut batch) {
             while !batch.is_empty() {
+                self.is_calling.store(true, Ordering::Release);
                 let (mut done, mut end) = self.perform_chain(&batch);
                 batch.drain(..done);
                 if done == 0
@@ -556,6 +579,7 @@ impl Way {
                 {
                     (done, end) = (1, self.perform(task));
                 }
+                self.is_calling.store(false, Ordering::Release);
                 if let Err(fault) = end {
                     return fail(fault);
                 }

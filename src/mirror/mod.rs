@@ -5,50 +5,152 @@
 //! lane, and is settled into one answer. Whatever the replica could not follow closes the lane;
 //! that the primary goes on alone is on disk before the op is answered.
 //!
+//! What a request still has to do is handed down with it, so that whoever comes to know the end of it
+//! can do that: the thread that carried it out, or another one when a replica hangs ([`watch`]).
+//!
 //! Lock order: the gate, a turn, then `health`. Only `health` is held across I/O, once: while the
 //! first failure of the replica is put on record.
 
+mod amend;
 pub mod attach;
-mod degrade;
+pub mod crew;
+mod durable;
 pub mod events;
 pub mod failure;
+mod fall;
+pub mod gate;
 pub mod heal;
 pub mod intent;
 pub mod lane;
 pub mod order;
 pub mod pace;
-mod parts;
 pub mod replica;
 pub mod report;
 pub mod resync;
+pub mod room;
 pub mod settle;
 pub mod state;
 pub mod tend;
 pub mod times;
+pub mod watch;
 pub mod window;
 
-use std::ops::Range;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
-use crate::journal::Pins;
-use crate::store::op::{Action, Claim, Claims, Op};
-use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Scope, Source, Space, Stat, Target};
+use crate::journal::Twin;
+use crate::store::op::{Action, Op};
+use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Source, Space, Stat, Target};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
+use attach::refusal::Id;
+use crew::Crew;
+use gate::{Gate, Pass};
 use intent::{Intent, Marked};
 use lane::{Carry, Lane, Place, Way};
 use order::{Order, Turn};
-pub use parts::{Degraded, Health, Parts, Reached, Record, Verified, WayBack};
 use replica::{Done, Fault};
+use room::Room;
 use settle::{Carried, OnReplicaError, settle};
 use times::Times;
+use watch::{Either, Rest, Watch, What};
 use window::Lag;
 
-/// How much of a file is copied at a time, in bytes.
-const COPIED: usize = 128 << 10;
+/// Where the state of the mirror is kept across mounts: the stamps on both roots.
+pub trait Record: Send + Sync {
+    /// Makes durable, before it returns, that the primary goes on alone. Returns the new epoch.
+    ///
+    /// # Errors
+    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    fn degraded(&self, fault: &Fault) -> Result<u64>;
+    /// Makes durable, before it returns, that nobody knows what may differ: the write-intent log
+    /// is lost.
+    ///
+    /// # Errors
+    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    fn log_lost(&self, fault: &Fault) -> Result<()>;
+    /// Makes durable that both copies are equal, and the copies before that.
+    ///
+    /// # Errors
+    /// In words; then the replica is not in-sync.
+    fn healed(&self) -> std::result::Result<(), String>;
+    /// Whether the primary is the primary still: its stamp can be read.
+    fn vouches(&self) -> bool;
+    /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
+    /// anything there.
+    fn leave(&self);
+    /// Notes an orderly end: both copies equal and durable if `in_sync`.
+    ///
+    /// # Errors
+    /// In words; the next mount compares.
+    fn closed(&self, in_sync: bool) -> std::result::Result<(), String>;
+}
+
+/// Why and since when the mirror is degraded.
+#[derive(Clone, Debug)]
+pub struct Degraded {
+    /// What happened.
+    pub fault: Fault,
+    /// The page of the manual.
+    pub id: Id,
+    /// Wall-clock seconds since 1970.
+    pub since: i64,
+}
+
+/// How a replica is reached again after it failed or was away.
+pub trait WayBack: Send + Sync {
+    /// Opens it anew, and makes sure that it is the one. From then on its stamp says that it is
+    /// inconsistent, until [`Record::healed`].
+    ///
+    /// # Errors
+    /// Why it is not to be had, in words for people.
+    fn reach(&self) -> std::result::Result<Reached, attach::refusal::Refusal>;
+}
+
+/// A replica that is within reach.
+#[derive(Debug)]
+pub struct Reached {
+    /// Takes the ops.
+    pub replica: replica::Replica,
+    /// Its root directory.
+    pub root: std::os::fd::OwnedFd,
+}
+
+/// Whether the copies were compared since anybody could have changed them behind the mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verified {
+    /// They were, or nobody could.
+    #[default]
+    Yes,
+    /// Not to the end.
+    NotYet,
+    /// They differ.
+    Differs {
+        /// In so many places.
+        count: u64,
+        /// Such as this one, in words.
+        first: String,
+    },
+}
+
+/// What the mirror knows about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Whether the copies were compared since they lay bare.
+    pub verified: Verified,
+    /// The replica is being made equal, and what came of it is not durable yet.
+    pub resyncing: bool,
+    /// The epoch: grows when the primary goes on alone.
+    pub epoch: u64,
+    /// The epoch before the replica failed, if it did.
+    pub epoch_before: Option<u64>,
+    /// Set once the replica failed.
+    pub degraded: Option<Degraded>,
+}
 
 /// What is on record about a failed replica.
 const NOTHING: u8 = 0;
@@ -64,6 +166,60 @@ pub struct Outcome {
     pub made: Option<(Arc<Node>, Stat)>,
 }
 
+/// The parts of a mirror, as the session puts them together.
+#[allow(
+    missing_debug_implementations,
+    reason = "a parcel of trait objects, opened at once"
+)]
+pub struct Parts {
+    /// Answers questions: the primary.
+    pub source: Arc<dyn Source>,
+    /// Takes every change first: the primary.
+    pub primary: Arc<dyn Target>,
+    /// Takes every change second.
+    pub lane: Lane,
+    /// The replica, if it is there from the start.
+    pub replica: Option<Reached>,
+    /// The replica lacks what the dirty marks say.
+    pub to_heal: bool,
+    /// The replica as typed, for events.
+    pub replica_path: String,
+    /// The write-intent log.
+    pub intent: Option<Intent>,
+    /// How a replica that was away comes back; never, without.
+    pub way_back: Option<Box<dyn WayBack>>,
+    /// Whether a replica that is back is healed at once, or only when someone asks for it.
+    pub at_once: bool,
+    /// The most that healing may read and write, in bytes per second.
+    pub bytes_per_second: Option<u64>,
+    /// The primary's root directory.
+    pub primary_root: std::os::fd::OwnedFd,
+    /// What the kernel knows.
+    pub nodes: Arc<Nodes>,
+    /// The stamps.
+    pub record: Arc<dyn Record>,
+    /// What the application hears of a failing replica.
+    pub policy: OnReplicaError,
+    /// Whether fsync waits for the replica too.
+    pub sync_both: bool,
+    /// Epoch, and why the replica is missing if it is from the start.
+    pub health: Health,
+    /// How long the replica may take to answer.
+    pub patience: Duration,
+    /// Threads that serve requests, so that one of them stays free; 0 where nobody minds.
+    pub workers: usize,
+}
+
+/// Who is to hear how an op ended: from the thread that asked, or from another.
+pub type Answer = Box<dyn FnOnce(Result<Outcome>) + Send>;
+/// The same for a barrier.
+pub type Durable = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// What an op has taken before it begins: its turn, its pass, and who is to hear of it.
+type Taken = (Turn, Pass, Answer);
+/// What an op goes on with: the marks it needs, and the way it goes by.
+type Marks = (Marked, Option<Arc<Way>>);
+
 /// The one door.
 pub struct Mirror {
     source: Arc<dyn Source>,
@@ -76,12 +232,15 @@ pub struct Mirror {
     record: Arc<dyn Record>,
     policy: OnReplicaError,
     sync_both: bool,
-    order: Order,
+    order: Arc<Order>,
     times: Times,
     health: Mutex<Health>,
     recorded: AtomicU8,
-    /// False once the mirror drains: nothing new comes in.
-    gate: RwLock<bool>,
+    /// Shut once the mirror drains: nothing new comes in.
+    gate: Arc<Gate>,
+    watch: Watch,
+    crew: Arc<Crew>,
+    room: Room,
     primary_bytes: AtomicU64,
     primary_errors: AtomicU64,
 }
@@ -122,43 +281,71 @@ impl Mirror {
             record: parts.record,
             policy: parts.policy,
             sync_both: parts.sync_both,
-            order: Order::default(),
+            order: Arc::default(),
             times: Times::default(),
             health: Mutex::new(health),
             recorded: AtomicU8::new(known),
-            gate: RwLock::new(true),
+            gate: Arc::default(),
+            watch: Watch::new(parts.patience),
+            crew: Arc::new(Crew::new(parts.workers)),
+            room: Room::default(),
             primary_bytes: AtomicU64::new(0),
             primary_errors: AtomicU64::new(0),
         }
     }
 
-    /// Carries out one change on both copies.
+    /// Carries out one change on both copies, and tells `then` how it went: before this returns, or
+    /// later and from another thread.
     ///
-    /// # Errors
-    /// The primary's, unchanged; then nothing happened on the replica either. `EIO` while the
-    /// mirror drains, or as [`settle()`] says.
-    pub fn apply(&self, op: &Op<'_>) -> Result<Outcome> {
-        let gate = self.gate.read();
-        if !*gate || (self.policy == OnReplicaError::Fail && !self.lane.is_open()) {
-            return Err(Errno::IO);
+    /// An error is the primary's, unchanged; then nothing happened on the replica either. `EIO` while
+    /// the mirror drains, or as [`settle()`] says.
+    pub fn apply_then(self: &Arc<Self>, op: Op<'_>, then: Answer) {
+        let (bytes, mirror) = (op.data.len(), self.clone());
+        let later = move |(op, then): (Op<'_>, Answer)| -> crew::Job {
+            let (needs, action, data) = (op.needs, op.action, Box::<[u8]>::from(op.data));
+            Box::new(move || {
+                let data = &data;
+                mirror.apply_now(
+                    &Op {
+                        needs,
+                        action,
+                        data,
+                    },
+                    then,
+                );
+            })
+        };
+        let now = |(op, then): (Op<'_>, Answer)| self.apply_now(&op, then);
+        self.crew.run((op, then), bytes, now, later);
+    }
+
+    fn apply_now(self: &Arc<Self>, op: &Op<'_>, then: Answer) {
+        match self.gate.enter() {
+            Some(pass) => self.apply_inside(op, pass, then),
+            None => then(Err(Errno::IO)),
+        }
+    }
+
+    fn apply_inside(self: &Arc<Self>, op: &Op<'_>, pass: Pass, then: Answer) {
+        if self.policy == OnReplicaError::Fail && !self.lane.is_open() {
+            return then(Err(Errno::IO));
         }
         let turn = self.order.enter(&op.claims());
-        let mut way = self.lane.way();
-        let mut marked = self.mark(op, way.as_ref())?;
+        let Some(((mut marked, mut way), (turn, pass, then))) = self.mark(op, (turn, pass, then))
+        else {
+            return;
+        };
         if let Some(way) = way.as_ref().filter(|way| way.goes_beside(op)) {
-            return self.write_beside(op, turn, way, marked);
+            return self.write_beside(op, turn, (way, marked), (pass, then));
         }
         let place = way.as_ref().map(|way| way.reserve(op.data.len()));
-        let place = match place {
-            None => Place::default(),
-            Some(Ok(place)) => place,
-            Some(Err(fault)) => {
-                way.take().into_iter().for_each(|way| {
-                    self.fail(fault.clone(), &way);
-                });
-                Place::default()
-            }
-        };
+        let place = place.unwrap_or(Ok(Place::default()));
+        let place = place.unwrap_or_else(|fault| {
+            way.take().into_iter().for_each(|way| {
+                self.fail(fault.clone(), &way);
+            });
+            Place::default()
+        });
         let done = self.primary.apply(op);
         self.mind_background();
         let mut applied = match done {
@@ -166,8 +353,8 @@ impl Mirror {
             Err(errno) => {
                 drop(place);
                 drop(turn);
-                self.failed(op, errno, None, way.as_ref(), &mut marked);
-                return Err(errno);
+                let rest = told((pass, then), Err(errno));
+                return self.failed(op, errno, None, (way.as_ref(), &mut marked), rest);
             }
         };
         Intent::done(&marked);
@@ -178,58 +365,126 @@ impl Mirror {
             written: applied.written,
             made: node.zip(applied.made.map(|made| made.stat)),
         };
-        let carried = self.carry(op, &done, place, way.as_ref(), &mut marked);
         let outcome = Outcome {
             written: done.written,
-            made: done.made,
+            made: done.made.clone(),
         };
-        let id = outcome.made.as_ref().map(|(node, _)| node.id);
-        settle(Ok(outcome), carried, self.policy).inspect_err(|_| {
-            // Nobody hears of the node, so nobody will forget it.
-            id.into_iter().for_each(|id| self.nodes.forget(id, 1));
-        })
+        let mirror = self.clone();
+        let rest: Rest = Box::new(move |carried| {
+            let id = outcome.made.as_ref().map(|(node, _)| node.id);
+            let answer = settle(Ok(outcome), carried, mirror.policy).inspect_err(|_| {
+                // Nobody hears of the node, so nobody will forget it.
+                id.into_iter().for_each(|id| mirror.nodes.forget(id, 1));
+            });
+            drop(pass);
+            then(answer);
+        });
+        self.carry(op, &done, place, (way.as_ref(), &mut marked), (turn, rest));
     }
 
-    /// Pins every mark that covers `op`; without a log there are none.
+    /// Pins every mark that covers `op`; without a log there are none. Says by which way the op goes,
+    /// and hands back what it has `taken`; or nothing when somebody else has carried out the op.
     ///
-    /// # Errors
-    /// `EIO` when the log has just been lost, and that could not be noted on any copy.
-    fn mark(&self, op: &Op<'_>, way: Option<&Arc<Way>>) -> Result<Marked> {
+    /// That is where who moves must be asked of the replica, and that hangs. Where the log has just
+    /// been lost, and that could not be noted on any copy, the op is answered `EIO`.
+    fn mark(self: &Arc<Self>, op: &Op<'_>, taken: Taken) -> Option<(Marks, Taken)> {
+        let way = self.lane.way();
         let Some(intent) = self.log() else {
-            return Ok(Marked::default());
+            return Some(((Marked::default(), way), taken));
         };
-        let twin = |node: &Arc<Node>| way.and_then(|way| way.twin(node));
-        match intent.mark(op, &twin) {
-            Ok(marked) => {
-                let is_whole = || way.is_some_and(|way| way.healing().is_none());
-                if intent.journal().is_crowded() && is_whole() {
-                    self.tending.crowded();
+        let taken = RefCell::new(Some(taken));
+        let twin = |node: &Arc<Node>| {
+            let way = way.as_ref()?;
+            let (found, back) = self.ask_twin(op, node, way, taken.take()?)?;
+            taken.replace(Some(back));
+            found
+        };
+        let marked = intent.mark(op, &twin);
+        let (turn, pass, then) = taken.into_inner()?;
+        let marked = match marked {
+            Ok(marked) => marked,
+            Err(errno) => match self.lose_log(errno) {
+                Ok(()) => Marked::default(),
+                Err(errno) => {
+                    drop(turn);
+                    drop(pass);
+                    then(Err(errno));
+                    return None;
                 }
-                Ok(marked)
-            }
-            Err(errno) => self.lose_log(errno).map(|()| Marked::default()),
+            },
+        };
+        // If it was closed before these were pinned they were not made dirty with the others.
+        let way = way.filter(|way| way.is_open());
+        let is_whole = || way.as_ref().is_some_and(|way| way.healing().is_none());
+        if intent.journal().is_crowded() && is_whole() {
+            self.tending.crowded();
         }
+        Some(((marked, way), (turn, pass, then)))
     }
 
-    /// The write-intent log, while it can be written.
-    fn log(&self) -> Option<&Intent> {
-        let lost = self.log_lost.load(Ordering::Acquire);
-        self.intent.as_ref().filter(|_| !lost)
+    /// Asks the replica who a node is there, before an op that moves it. Where that hangs the op is
+    /// begun anew by somebody else: `None`.
+    fn ask_twin(
+        self: &Arc<Self>,
+        op: &Op<'_>,
+        node: &Arc<Node>,
+        way: &Arc<Way>,
+        (turn, pass, then): Taken,
+    ) -> Option<(Option<Twin>, Taken)> {
+        let owed = Either::new((pass, then));
+        let (again, mirror) = (owed.share(), self.clone());
+        let (needs, action) = (op.needs, op.action.clone());
+        let anew: Rest = Box::new(move |_| {
+            if let Some((pass, then)) = again.take() {
+                mirror.apply_inside(&Op::new(needs, action), pass, then);
+            }
+        });
+        let what = What::to("look at", node);
+        let errand = self.watch.begin(Some(way), what, Some(turn), Some(anew));
+        let found = way.twin(node);
+        let turn = errand.end()?.into_turn()?;
+        let (pass, then) = owed.take()?;
+        Some((found, (turn, pass, then)))
     }
 
     /// Carries out a large write on both copies at once.
     fn write_beside(
-        &self,
+        self: &Arc<Self>,
         op: &Op<'_>,
-        turn: Turn<'_>,
-        way: &Arc<Way>,
-        mut marked: Marked,
-    ) -> Result<Outcome> {
+        turn: Turn,
+        (way, mut marked): (&Arc<Way>, Marked),
+        owed: (Pass, Answer),
+    ) {
         let mut done = Err(Errno::IO);
+        let owed = Either::new(owed);
+        let first = owed.share();
+        // The replica hangs before the primary was asked. Its file is open (`goes_beside`), so that
+        // hardly ever happens; the data is not ours to keep.
+        let lost: Rest = Box::new(move |_| {
+            if let Some(owed) = first.take() {
+                told(owed, Err(Errno::IO))(Carried::Failed);
+            }
+        });
+        let what = What::of(op);
+        let errand = self.watch.begin(Some(way), what, Some(turn), Some(lost));
         let carried = way.write_beside(op, &mut || {
+            if !errand.pause() {
+                return Err(Errno::CANCELED);
+            }
             done = self.primary.apply(op).map(|applied| applied.written);
+            let (mirror, then, done) = (self.clone(), owed.share(), done);
+            errand.resume(Box::new(move |carried| {
+                let outcome = done.map(Outcome::wrote);
+                let answer = settle(outcome, carried, mirror.policy);
+                if let Some(owed) = then.take() {
+                    told(owed, answer)(carried);
+                }
+            }));
             done
         });
+        let Some(ours) = errand.end() else {
+            return marked.pins.soil();
+        };
         self.mind_background();
         let written = done.unwrap_or(0);
         self.primary_bytes
@@ -245,21 +500,20 @@ impl Mirror {
                 self.fail(fault, way)
             }
         };
-        if written < op.data.len() {
-            // The replica may have more of it than the primary.
-            let ahead = op.written_range();
-            let ahead = ahead.map(|range| range.start..range.start.saturating_add(taken));
-            drop(turn);
-            match done {
-                Err(errno) => self.failed(op, errno, ahead, Some(way), &mut marked),
-                Ok(_) => self.put_right(op, ahead, Some(way), &mut marked),
-            }
+        if written == op.data.len() {
+            return ours.settle(carried);
         }
-        let outcome = Outcome {
-            written,
-            made: None,
+        // The replica may have more of it than the primary.
+        let ahead = op.written_range();
+        let ahead = ahead.map(|range| range.start..range.start.saturating_add(taken));
+        let rest: Rest = {
+            let rest = ours.without_turn();
+            Box::new(move |_| rest(carried))
         };
-        settle(done.map(|_| outcome), carried, self.policy)
+        match done {
+            Err(errno) => self.failed(op, errno, ahead, (Some(way), &mut marked), rest),
+            Ok(_) => self.put_right(op, ahead, (Some(way), &mut marked), rest),
+        }
     }
 
     /// A sync of the primary that ran behind the back of any op has failed: what the replica has
@@ -297,20 +551,39 @@ impl Mirror {
         Some(node)
     }
 
-    /// Brings the replica along, and notes whose times are to follow.
+    /// Brings the replica along, notes whose times are to follow, and does the rest.
     fn carry(
-        &self,
+        self: &Arc<Self>,
         op: &Op<'_>,
         done: &Done,
         place: Place,
-        way: Option<&Arc<Way>>,
-        marked: &mut Marked,
-    ) -> Carried {
+        (way, marked): (Option<&Arc<Way>>, &mut Marked),
+        (turn, rest): (Turn, Rest),
+    ) {
         let Some(way) = way else {
             lane::skip(op, &marked.pins);
-            return self.on_record();
+            let carried = self.on_record();
+            drop(turn);
+            return rest(carried);
         };
-        match way.carry(op, done, place, &mut marked.pins) {
+        let what = What::of(op);
+        let errand = self.watch.begin(Some(way), what, Some(turn), Some(rest));
+        let carried = way.carry(op, done, place, &mut marked.pins);
+        let Some(owed) = errand.end() else {
+            return marked.pins.soil();
+        };
+        owed.settle(self.followed(op, way, carried, marked));
+    }
+
+    /// What became of an op on the replica.
+    fn followed(
+        &self,
+        op: &Op<'_>,
+        way: &Arc<Way>,
+        carried: std::result::Result<Carry, Fault>,
+        marked: &Marked,
+    ) -> Carried {
+        match carried {
             Ok(Carry::Done) => {}
             Ok(Carry::Skipped) => return Carried::Skipped,
             Err(fault) if self.is_orphan(op.object(), &fault) => return Carried::Done,
@@ -319,7 +592,7 @@ impl Mirror {
                 return self.fail(fault, way);
             }
         }
-        if !self.lane.goes_by(way) {
+        if !way.is_open() {
             // What waited there is not carried any more; all marks are dirty by now.
             return self.on_record();
         }
@@ -331,6 +604,13 @@ impl Mirror {
         }
         self.touch_whiteout(op);
         Carried::Done
+    }
+
+    /// A file that no name leads to has no twin on a replica that was away: nobody will miss it.
+    fn is_orphan(&self, node: Option<&Arc<Node>>, fault: &Fault) -> bool {
+        let has_left = |node: &&Arc<Node>| fault.errno == Some(Errno::STALE) && node.has_left();
+        let nameless = |node: &Arc<Node>| self.source.stat(node).is_ok_and(|stat| stat.nlink == 0);
+        node.filter(has_left).is_some_and(nameless)
     }
 
     /// `RENAME_WHITEOUT` makes an object that nobody asked to see: its times follow like others'.
@@ -353,182 +633,6 @@ impl Mirror {
         }
     }
 
-    /// An op that failed on the primary may have been done there in part: a full disk leaves a
-    /// longer file, new times, cleared set-id bits. The replica is made to follow; where the
-    /// content itself is in question, the mirror says so.
-    fn failed(
-        &self,
-        op: &Op<'_>,
-        errno: Errno,
-        ahead: Option<Range<u64>>,
-        way: Option<&Arc<Way>>,
-        marked: &mut Marked,
-    ) {
-        // A rename that ext4 takes back leaves new times on the directories.
-        for dir in op.directories() {
-            self.times.touch(dir);
-        }
-        if matches!(errno, Errno::IO | Errno::NODEV | Errno::UCLEAN) {
-            self.primary_errors.fetch_add(1, Ordering::Relaxed);
-            let doing = format!("the primary failed in the middle of {}", op.verb());
-            self.doubt(errno, doing);
-        }
-        self.put_right(op, ahead, way, marked);
-    }
-
-    /// Makes the replica's file like the primary's after an op that was done in part: its size and
-    /// permissions, and the bytes in `ahead` that the replica may have and the primary not.
-    fn put_right(
-        &self,
-        op: &Op<'_>,
-        ahead: Option<Range<u64>>,
-        way: Option<&Arc<Way>>,
-        marked: &mut Marked,
-    ) {
-        let Some(node) = op.content() else {
-            return;
-        };
-        let Some(way) = way.filter(|way| self.lane.goes_by(way)) else {
-            return marked.pins.soil();
-        };
-        if way.healing().is_some_and(|healing| !healing.admits(op)) {
-            return marked.pins.soil();
-        }
-        self.times.touch(node);
-        // The whole file: a write at its end that reached one copy only would look like a leftover.
-        let _turn = self.order.enter(&Claim::whole(node));
-        if self.nodes.is_shared() && matches!(self.source.stat(node), Err(Errno::STALE)) {
-            return; // removed behind the mount, as it may be; nothing was done to it
-        }
-        let conformed = self
-            .put_back(node, ahead.unwrap_or_default(), way)
-            .and_then(|()| {
-                let stat = self.source.stat(node);
-                stat.map_err(|errno| unreadable(errno, "size", node))
-            })
-            .and_then(|stat| way.conform(node, &stat, &mut marked.pins));
-        if let Err(fault) = conformed {
-            marked.pins.soil();
-            self.fail(fault, way);
-        }
-    }
-
-    /// Copies a part of the primary's file to the replica.
-    fn put_back(
-        &self,
-        node: &Arc<Node>,
-        part: Range<u64>,
-        way: &Way,
-    ) -> std::result::Result<(), Fault> {
-        let mut block = vec![0; COPIED];
-        let mut at = part.start;
-        while at < part.end {
-            let most = usize::try_from(part.end - at).map_or(COPIED, |left| left.min(COPIED));
-            let read = self.source.read(node, &mut block[..most], at);
-            match read.map_err(|errno| unreadable(errno, "content", node))? {
-                0 => break,
-                n => {
-                    way.put_back(node, at, &block[..n])?;
-                    at += n as u64;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The copies may differ, and not because of the replica.
-    fn doubt(&self, errno: Errno, doing: String) {
-        if let Some(way) = self.lane.way() {
-            self.fail(Fault::new(errno, doing), &way);
-        }
-    }
-
-    /// Makes everything done to `node` durable on both copies.
-    ///
-    /// # Errors
-    /// The primary's. A failed sync is kept on the node and answered again until it is forgotten
-    /// (02-safety rule 14).
-    pub fn barrier(&self, node: &Arc<Node>, scope: Scope) -> Result<()> {
-        node.sync_error()?;
-        if node.unsettled.load(Ordering::Acquire) {
-            self.carry_times(node);
-        }
-        let mut done = Ok(());
-        let mut primary = || done = self.primary.barrier(node, scope);
-        let way = self.lane.way();
-        let beside = match way.as_ref().filter(|_| self.sync_both) {
-            Some(way) => way.barrier_beside(node, scope, &mut primary),
-            None => {
-                primary();
-                Ok(())
-            }
-        };
-        if let Err(errno) = node.sync_error() {
-            // A failed sync is a failed write: the kernel drops what it could not write, and the
-            // replica may have it.
-            self.doubt(
-                errno,
-                format!("fsync of {} on the primary", node.display_path()),
-            );
-            return Err(errno);
-        }
-        done?;
-        let carried = match (beside, &way) {
-            (Ok(()), Some(way)) if self.lane.goes_by(way) => Carried::Done,
-            (Err(fault), _) if self.is_orphan(Some(node), &fault) => Carried::Done,
-            (Err(fault), Some(way)) => self.fail(fault, way),
-            _ => self.on_record(),
-        };
-        settle(Ok(()), carried, self.policy)
-    }
-
-    /// Copies a node's times from the primary to the replica.
-    fn carry_times(&self, node: &Arc<Node>) {
-        let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
-        let _turn = self.order.enter(&claims);
-        node.unsettled.store(false, Ordering::Release);
-        let Some(way) = self.lane.way() else {
-            return;
-        };
-        let mut pins = Pins::default();
-        if let Some(healing) = way.healing() {
-            if !healing.admits(&attributes_of(node)) {
-                // Once it has been healed.
-                return self.times.touch(node);
-            }
-            match self.log().map(|intent| intent.mark_attributes(node)) {
-                Some(Err(errno)) => return self.log_is_lost(errno),
-                Some(Ok(marked)) => pins = marked,
-                None => {}
-            }
-        }
-        let done = match self.source.stat(node) {
-            // No name leads to it any more on either copy.
-            Ok(stat) if stat.nlink == 0 => return,
-            Err(Errno::STALE) if self.nodes.is_shared() => return,
-            Ok(stat) => way.set_times(node, (stat.atime, stat.mtime), pins),
-            Err(errno) => Err(unreadable(errno, "times", node)),
-        };
-        if let Err(fault) = done {
-            self.fail(fault, &way);
-        }
-    }
-
-    /// Carries over the times of nodes that have come to rest, until [`Self::drain`].
-    pub fn settle_times(&self) {
-        while let Some(nodes) = self.times.next() {
-            self.carry_all(nodes);
-        }
-    }
-
-    fn carry_all(&self, nodes: Vec<Arc<Node>>) {
-        for node in &nodes {
-            self.carry_times(node);
-        }
-        drop(nodes);
-        self.nodes.sweep();
-    }
-
     /// Carries what is queued by `way`, until that closes.
     fn carry_queued(&self, way: &Arc<Way>) {
         way.run(|fault| {
@@ -537,23 +641,30 @@ impl Mirror {
     }
 
     /// Brings the replica up to date, times and all, while the mount goes on.
-    pub fn settle_now(&self) {
-        self.carry_all(self.times.take());
+    pub fn settle_now(self: &Arc<Self>) {
+        let nodes = self.times.take();
+        self.within_reason(move |mirror, too_long| drop(mirror.carry_all(nodes, too_long)));
         self.settle_lane();
     }
 
     /// Lets nothing new in, finishes what is under way and settles every time.
-    pub fn drain(&self) {
-        *self.gate.write() = false;
-        self.carry_all(self.times.stop());
+    pub fn drain(self: &Arc<Self>) {
+        self.gate.shut();
+        let nodes = self.times.stop();
+        self.within_reason(move |mirror, too_long| drop(mirror.carry_all(nodes, too_long)));
         self.settle_lane();
     }
 
     fn settle_lane(&self) {
-        if let Some(way) = self.lane.way()
-            && let Err(fault) = way.settle()
-        {
-            self.fail(fault, &way);
+        if let Some(way) = self.lane.way() {
+            self.settle_way(&way);
+        }
+    }
+
+    /// Waits until everything acknowledged so far is on the replica, as long as that answers.
+    fn settle_way(&self, way: &Arc<Way>) {
+        if let Err(fault) = way.settle() {
+            self.fail(fault, way);
         }
     }
 
@@ -573,13 +684,15 @@ impl Mirror {
     ///
     /// # Errors
     /// When the stamps could not be written: then the next mount compares.
-    pub fn close(&self) -> std::result::Result<(), String> {
+    pub fn close(self: &Arc<Self>) -> std::result::Result<(), String> {
         self.drain();
-        self.tending.end();
+        self.tending.end(self.watch.long_patience());
         let whole = self.is_whole();
         if whole {
-            self.checkpoint();
+            self.within_reason(|mirror, too_long| mirror.checkpoint(too_long));
         }
+        self.watch.close();
+        self.room.close();
         self.record.closed(whole && self.is_whole())
     }
 
@@ -595,8 +708,8 @@ impl Mirror {
     /// Sizes of the smaller of the two copies: what can still be written is what fits on both.
     pub fn space(&self) -> Result<Space> {
         let mut space = self.primary.space()?;
-        if let Some(way) = self.lane.way()
-            && let Ok(replica) = way.space()
+        if self.lane.is_open()
+            && let Some(replica) = self.room.space()
         {
             let unit = u64::from(space.block_bytes.max(1));
             for at in 1..3 {
@@ -650,6 +763,23 @@ fn attributes_of(node: &Arc<Node>) -> Op<'static> {
         mtime: None,
     };
     Op::new(Needs::DAEMON, action)
+}
+
+impl Outcome {
+    fn wrote(written: usize) -> Self {
+        Self {
+            written,
+            made: None,
+        }
+    }
+}
+
+/// What is left of an op whose answer is known already.
+fn told((pass, then): (Pass, Answer), answer: Result<Outcome>) -> Rest {
+    Box::new(move |_| {
+        drop(pass);
+        then(answer);
+    })
 }
 
 /// The replica cannot follow what the primary does not tell.

@@ -15,6 +15,8 @@
 //!
 //! Lock order: one shard's lock at a time, never across I/O.
 
+use std::sync::Arc;
+
 use parking_lot::{Condvar, Mutex};
 
 use crate::store::op::{Claim, Claims};
@@ -60,9 +62,9 @@ impl Default for Order {
 impl Order {
     /// Waits until nothing that came before overlaps, then holds the turn until it is dropped.
     #[must_use]
-    pub fn enter(&self, claims: &Claims) -> Turn<'_> {
+    pub fn enter(self: &Arc<Self>, claims: &Claims) -> Turn {
         let mut turn = Turn {
-            order: self,
+            order: self.clone(),
             held: smallvec::SmallVec::new(),
         };
         for claim in claims {
@@ -85,14 +87,15 @@ impl Order {
     }
 }
 
-/// What an op holds while it runs.
+/// What an op holds while it runs. It can be handed to another thread, which gives it back when
+/// the one that took it hangs.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    order: &'a Order,
+pub struct Turn {
+    order: Arc<Order>,
     held: smallvec::SmallVec<[(u64, Claim); 4]>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         for (ticket, claim) in self.held.drain(..) {
             let shard = self.order.shard(&claim);
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_does_not_overlap_passes() {
-        let order = Order::default();
+        let order = Arc::new(Order::default());
         let _one = order.enter(&claims(&[claim(1, 0, 9)]));
         let _two = order.enter(&claims(&[claim(1, 10, 19)]));
         let _three = order.enter(&claims(&[claim(2, 0, 9)]));
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn overlapping_turns_exclude_each_other_and_none_starves() {
         const POINTS: usize = 16;
-        let order = Order::default();
+        let order = Arc::new(Order::default());
         let points: [AtomicU64; POINTS] = std::array::from_fn(|_| AtomicU64::new(0));
         std::thread::scope(|scope| {
             for seed in 1..=8_u64 {

@@ -97,6 +97,7 @@ impl Fault {
                     | Errno::NOTDIR
                     | Errno::ISDIR
                     | Errno::NOTEMPTY
+                    | Errno::NODATA
             )
         };
         self.errno.is_some_and(about_names)
@@ -233,6 +234,12 @@ impl Replica {
         }
     }
 
+    /// Whether the file that is to be written is open there for it.
+    #[must_use]
+    pub fn has_open(&self, op: &Op<'_>) -> bool {
+        op.content().is_some_and(|node| self.target.has_open(node))
+    }
+
     /// Writes as many of `pieces` as can be written in one go, in order, and says how many.
     ///
     /// # Errors
@@ -277,14 +284,16 @@ impl Replica {
         let (Some((node, first)), Some(made)) = (&primary.made, replica.made) else {
             return Ok(());
         };
-        // One more name for what may still be healed, attributes and all.
-        let is_old = matches!(op.action, Action::Link { .. });
         let same = made.stat.mode == first.mode
             && (made.stat.uid, made.stat.gid) == (first.uid, first.gid);
         let times = (first.atime, first.mtime);
         let replica_times = (made.stat.atime, made.stat.mtime);
         self.target.adopt(node, made);
-        if !same && !is_old {
+        if !same && matches!(op.action, Action::Link { .. }) {
+            // Nothing new: it is another object, or not healed yet.
+            return Err(Errno::STALE);
+        }
+        if !same {
             // Another file system, another idea of what a new object looks like.
             return Err(Errno::OPNOTSUPP);
         }

@@ -6,7 +6,11 @@
 //! - It has come back, or was found in doubt: it is *healed*, live. When no mark is dirty any more
 //!   the mirror stands still for a moment, to be sure; then both copies are made durable, their
 //!   stamps say so, and only then is anybody told that it is in-sync.
-//! - It failed or is away: every few seconds it is looked for.
+//! - It failed or is away: every few seconds it is looked for, once nothing of ours is under way to it
+//!   any more.
+//!
+//! The replica may hang here, too. No request waits for this thread: what healing holds is given
+//! back by the watchdog, and whoever ends the mount goes on without it (`Tending::abandon`).
 //!
 //! Lock order: the state of [`Tending`], then the health of the mirror.
 
@@ -22,11 +26,11 @@ use super::events::{Change, Events};
 use super::failure::errno_name;
 use super::heal::{Ground, Healing, Stop};
 use super::lane::{Lane, Way};
-use super::order::Turn;
 use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
 use super::report::{Resync, Syncs};
 use super::state::ReplicaState;
+use super::watch::{Hold, Rest, What};
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
 use crate::journal::{Counts, Dirty, Journal, Pins};
 use crate::store::op::Claims;
@@ -71,10 +75,14 @@ struct State {
     replica_root: Option<Arc<OwnedFd>>,
     /// Someone wants it done now.
     asked: bool,
+    /// The replica has just been given up: it is looked for sooner than the next checkpoint was due.
+    fell: bool,
     paused: bool,
     ended: bool,
     /// The thread is at work.
     busy: bool,
+    /// It hangs on the replica: nobody is to wait for it.
+    abandoned: bool,
     /// Why the replica could not be reached the last time.
     why_not: Option<Refusal>,
     /// What was told last.
@@ -149,24 +157,43 @@ impl Tending {
         }
     }
 
-    /// Ends the thread, and waits until it does nothing more.
-    pub(super) fn end(&self) {
+    /// Ends the thread, and waits until it does nothing more, for `limit` at most and not at all where
+    /// it hangs.
+    pub(super) fn end(&self, limit: Duration) {
         self.stop.store(true, Ordering::Release);
+        let until = Instant::now() + limit;
         let mut state = self.state.lock();
         state.ended = true;
         self.moved.notify_all();
-        while state.busy {
-            self.moved.wait(&mut state);
+        while state.busy && !state.abandoned {
+            if self.moved.wait_until(&mut state, until).timed_out() {
+                break;
+            }
         }
+    }
+
+    /// The replica has been given up.
+    pub(super) fn fell(&self) {
+        self.state.lock().fell = true;
+        self.moved.notify_all();
+    }
+
+    /// The thread hangs on the replica.
+    fn abandon(&self) {
+        self.state.lock().abandoned = true;
+        self.moved.notify_all();
     }
 
     /// Waits until it is asked for something, `limit` is over, or the mount ends: `None` then.
     fn wait(&self, limit: Duration) -> Option<Asked> {
-        let until = Instant::now() + limit;
+        let mut until = Instant::now() + limit;
         let mut state = self.state.lock();
-        state.busy = false;
+        (state.busy, state.abandoned) = (false, false);
         self.moved.notify_all();
         while !state.ended && !state.asked {
+            if std::mem::take(&mut state.fell) {
+                until = until.min(Instant::now() + RETRY);
+            }
             if self.moved.wait_until(&mut state, until).timed_out() {
                 break;
             }
@@ -187,16 +214,17 @@ impl Mirror {
         let first = self.replica_state();
         self.tending.state.lock().told = Some(first);
         while let Some(Asked { asked, sync }) = self.tending.wait(limit) {
-            if way.as_ref().is_none_or(|way| !self.lane.goes_by(way)) {
+            if way.as_ref().is_none_or(|way| !way.is_open()) {
                 // Who holds on to a way that is closed keeps the replica from being taken in.
-                drop(way.take());
+                let left = way.take();
+                self.ask_replica(None, What::new("close"), || drop(left));
                 way = self.reach(asked || self.tending.at_once);
             }
             limit = match &way {
                 None => RETRY,
                 Some(way) if self.lacks_something(way) => {
                     self.heal(way);
-                    self.checkpoint();
+                    self.checkpoint(self.abandoning());
                     if way.healing().is_some() {
                         RETRY
                     } else {
@@ -204,12 +232,31 @@ impl Mirror {
                     }
                 }
                 Some(_) => {
-                    self.checkpoint();
+                    self.checkpoint(self.abandoning());
                     CHECKPOINT
                 }
             };
             self.note_syncs(sync);
         }
+    }
+
+    /// What is to be done if this thread hangs.
+    fn abandoning(self: &Arc<Self>) -> Rest {
+        let mirror = self.clone();
+        Box::new(move |_| mirror.tending.abandon())
+    }
+
+    /// Calls the replica from this thread.
+    fn ask_replica<T>(
+        self: &Arc<Self>,
+        way: Option<&Arc<Way>>,
+        what: What,
+        call: impl FnOnce() -> T,
+    ) -> T {
+        let errand = self.watch.begin(way, what, None, Some(self.abandoning()));
+        let answer = call();
+        drop(errand.end());
+        answer
     }
 
     /// Whether the replica is to be healed.
@@ -243,10 +290,20 @@ impl Mirror {
         let way_back = self.tending.way_back.as_ref().filter(|_| wanted)?;
         // What is still under way to it could change it behind our back. Without the log nobody
         // knows what it lacks.
-        if self.tending.state.lock().paused || self.lane.is_haunted() || self.log().is_none() {
+        let is_haunted = self.lane.is_haunted() || self.late_calls() > 0;
+        if self.tending.state.lock().paused || is_haunted || self.log().is_none() {
             return None;
         }
-        match way_back.reach() {
+        let found = self.ask_replica(None, What::new("open"), || {
+            if self.watch.has_returned() {
+                // What came back late may have left descriptors behind.
+                self.nodes.leave_replica();
+            }
+            way_back.reach()
+        });
+        match found {
+            // That took until nobody waited for it any more.
+            Ok(_) if self.tending.state.lock().ended => None,
             Ok(reached) => {
                 self.nodes.rejoin_replica();
                 let way = self.tending.begin(&self.lane, reached, true);
@@ -273,7 +330,7 @@ impl Mirror {
     }
 
     /// Heals the replica until nothing is missing from it.
-    fn heal(&self, way: &Arc<Way>) {
+    fn heal(self: &Arc<Self>, way: &Arc<Way>) {
         let root = self.tending.state.lock().replica_root.clone();
         let (Some(healing), Some(root), Some(intent)) = (way.healing(), root, self.log()) else {
             return;
@@ -281,28 +338,27 @@ impl Mirror {
         let ground = Live {
             mirror: self,
             way,
+            healing: &healing,
+            is_tending: true,
             replica_root: root,
             journal: intent.journal(),
         };
-        loop {
-            match healing.run(&ground, &self.tending.stop, self.tending.bytes_per_second) {
-                Ok(_) => {}
-                Err(Stop::Asked) => return,
-                Err(Stop::Fault(fault)) => {
-                    self.fail(fault, way);
-                    return;
-                }
-            }
-            match self.is_still_whole(way, intent.journal()) {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(fault) => {
-                    self.fail(fault, way);
-                    return;
-                }
+        let healed = self.heal_all(way, &healing, &ground);
+        if !way.is_open() {
+            // What was taken for healed after that may not be.
+            intent.journal().soil_all();
+        }
+        match healed {
+            Ok(()) => {}
+            Err(Stop::Asked) => return,
+            Err(Stop::Fault(fault)) => {
+                self.fail(fault, way);
+                return;
             }
         }
-        if let Err(why) = self.record.healed() {
+        let what = What::long("making both copies durable");
+        let healed = self.ask_replica(Some(way), what, || self.record.healed());
+        if let Err(why) = healed {
             self.fail(Fault::new(Errno::IO, why), way);
             return;
         }
@@ -310,7 +366,7 @@ impl Mirror {
             pace.end(Instant::now());
         }
         let mut health = self.health.lock();
-        if self.lane.goes_by(way) {
+        if way.is_open() {
             health.degraded = None;
             health.epoch_before = None;
             health.resyncing = false;
@@ -318,6 +374,19 @@ impl Mirror {
         }
         drop(health);
         self.tell();
+    }
+
+    /// Heals until nothing is missing, and nothing was skipped meanwhile.
+    fn heal_all(&self, way: &Arc<Way>, healing: &Healing, ground: &Live<'_>) -> Result<(), Stop> {
+        loop {
+            healing.run(ground, &self.tending.stop, self.tending.bytes_per_second)?;
+            if self
+                .is_still_whole(way, ground.journal)
+                .map_err(Stop::Fault)?
+            {
+                return Ok(());
+            }
+        }
     }
 
     /// Tells whoever listens, and the log, when the state of the replica is another one.
@@ -370,9 +439,9 @@ impl Mirror {
     /// Stands still for a moment and looks whether anything is missing from the replica. If not, it
     /// is followed from now on without exception.
     fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> Result<bool, Fault> {
-        let _nothing_under_way = self.gate.write();
+        let _nothing_under_way = self.gate.hold();
         way.settle()?;
-        let whole = journal.counts().dirty == 0;
+        let whole = journal.counts().dirty == 0 && way.is_open();
         if whole {
             way.healed();
         }
@@ -389,8 +458,9 @@ impl Mirror {
         health.degraded.is_none() && !health.resyncing
     }
 
-    /// Makes both copies durable and clears the marks that are done with.
-    pub(super) fn checkpoint(&self) {
+    /// Makes both copies durable and clears the marks that are done with. `too_long` is done if the
+    /// replica hangs.
+    pub(super) fn checkpoint(&self, too_long: Rest) {
         let (Some(intent), Some(way)) = (self.log(), self.lane.way()) else {
             return;
         };
@@ -399,16 +469,20 @@ impl Mirror {
             return;
         }
         // An unsettled time is a mark (02-safety rule 16).
-        self.carry_all(self.times.take());
+        let too_long = self.carry_all(self.times.take(), too_long);
         if let Err(errno) = self.primary.sync_all() {
             self.doubt(errno, "a sync of the primary failed".to_owned());
             return;
         }
-        if let Err(fault) = way.sync_all() {
+        let what = What::long("making everything durable");
+        let errand = self.watch.begin(Some(&way), what, None, too_long);
+        let synced = way.sync_all();
+        drop(errand.end());
+        if let Err(fault) = synced {
             self.fail(fault, &way);
             return;
         }
-        if !self.lane.goes_by(&way) {
+        if !way.is_open() {
             return;
         }
         match intent.journal().end_checkpoint(point) {
@@ -457,7 +531,7 @@ impl Mirror {
     }
 
     /// Sets the replica aside until [`Self::resume`].
-    pub fn pause(&self) {
+    pub fn pause(self: &Arc<Self>) {
         self.tending.state.lock().paused = true;
         if let Some(way) = self.lane.way() {
             self.settle_now();
@@ -480,24 +554,31 @@ impl Mirror {
 
     /// Looks at the copies while nothing changes on either; `None` when there is only one now.
     pub fn stand_still<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
-        let _nothing_under_way = self.gate.write();
-        self.carry_all(self.times.take());
+        let nothing_under_way = self.gate.hold();
+        let go_on: Rest = Box::new(move |_| drop(nothing_under_way));
+        // While it is healed or away nobody believes a look anyway.
+        let go_on = self.carry_all(self.times.take(), go_on)?;
         let way = self.lane.way().filter(|way| way.healing().is_none())?;
-        if let Err(fault) = way.settle() {
-            self.fail(fault, &way);
+        self.settle_way(&way);
+        if !way.is_open() {
             return None;
         }
-        Some(look())
+        let what = What::long("comparison");
+        let errand = self.watch.begin(Some(&way), what, None, Some(go_on));
+        let seen = look();
+        errand.end().map(|_| seen)
     }
 
     /// Lets `work` look at both copies while they are in use; `None` unless the replica is followed
     /// and lacks nothing.
-    pub fn on_ground<T>(&self, work: impl FnOnce(&dyn Ground) -> T) -> Option<T> {
+    pub fn on_ground<T>(self: &Arc<Self>, work: impl FnOnce(&dyn Ground) -> T) -> Option<T> {
         let way = self.lane.way()?;
         let replica_root = self.tending.state.lock().replica_root.clone()?;
         let ground = Live {
             mirror: self,
             way: &way,
+            healing: &Healing::new(),
+            is_tending: false,
             replica_root,
             journal: self.log()?.journal(),
         };
@@ -587,8 +668,11 @@ fn pace() -> Pace {
 
 /// The ground that healing stands on: a mirror in use.
 struct Live<'a> {
-    mirror: &'a Mirror,
+    mirror: &'a Arc<Mirror>,
     way: &'a Arc<Way>,
+    healing: &'a Healing,
+    /// This is the thread that looks after the replica, which others may wait for.
+    is_tending: bool,
     replica_root: Arc<OwnedFd>,
     journal: &'a Journal,
 }
@@ -610,18 +694,23 @@ impl Ground for Live<'_> {
         self.replica_root.as_fd()
     }
 
-    fn hold(&self, claims: Claims) -> Result<Turn<'_>, Fault> {
+    fn hold(&self, claims: Claims) -> Result<Hold<'_>, Fault> {
         let turn = self.mirror.order.enter(&claims);
         self.way.settle()?;
-        if self.mirror.lane.goes_by(self.way) {
-            Ok(turn)
-        } else {
-            Err(Fault::new(Errno::CANCELED, "healing".to_owned()))
+        if !self.way.is_open() {
+            return Err(Fault::new(Errno::CANCELED, "healing".to_owned()));
         }
+        let abandon = if self.is_tending {
+            self.mirror.abandoning()
+        } else {
+            Box::new(|_| ())
+        };
+        let pulse = self.healing.pulse();
+        Ok(self.mirror.watch.hold(self.way, turn, abandon, pulse))
     }
 
-    fn wait_turn(&self, claims: Claims) -> Result<Turn<'_>, Fault> {
-        Ok(self.mirror.order.enter(&claims))
+    fn wait_turn(&self, claims: Claims) -> Result<Hold<'_>, Fault> {
+        Ok(self.mirror.order.enter(&claims).into())
     }
 
     fn settle_times(&self, node: &Arc<Node>) -> Result<(), Fault> {
@@ -637,9 +726,7 @@ impl Ground for Live<'_> {
     }
 
     fn is_whole(&self) -> bool {
-        self.mirror.lane.goes_by(self.way)
-            && self.way.healing().is_none()
-            && self.journal.counts().dirty == 0
+        self.way.is_open() && self.way.healing().is_none() && self.journal.counts().dirty == 0
     }
 
     fn journal(&self) -> &Journal {

@@ -14,36 +14,13 @@ use rustix::fs::{Mode, OFlags};
 use super::*;
 use crate::journal::{Intent as Survives, Journal};
 use crate::store::direct::LARGE;
-use crate::store::{Side, Tree};
+use crate::store::{Applied, Piece, Scope, Side, Time, Tree};
 use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
-use gate::Gate;
 
-mod gate;
 mod lost;
+mod tap;
 
-#[derive(Default)]
-struct Note(AtomicUsize);
-
-impl Record for Note {
-    fn degraded(&self, _: &Fault) -> Result<u64> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(2)
-    }
-    fn log_lost(&self, _: &Fault) -> Result<()> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-    fn healed(&self) -> std::result::Result<(), String> {
-        Ok(())
-    }
-    fn vouches(&self) -> bool {
-        true
-    }
-    fn leave(&self) {}
-    fn closed(&self, _: bool) -> std::result::Result<(), String> {
-        Ok(())
-    }
-}
+use tap::{Gate, Note};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -123,6 +100,8 @@ impl Bench {
             policy: OnReplicaError::Degrade,
             sync_both: true,
             health: Health::default(),
+            patience: LIMITS.patience,
+            workers: 0,
         }));
         let tended = mirror.clone();
         std::thread::spawn(move || tended.tend());
@@ -542,7 +521,7 @@ fn a_full_window_blocks_or_pulls_ahead() {
         client.apply(action, &block);
     }
     let degraded = bench.mirror.health().degraded.expect("left behind");
-    assert_eq!(degraded.id, attach::refusal::Id::PulledAhead);
+    assert_eq!(degraded.id, Id::PulledAhead);
     bench.gate.stop_at(None);
     bench.mirror.drain();
 }

@@ -78,6 +78,12 @@ impl Times {
         std::mem::take(&mut waiting.nodes)
     }
 
+    /// The settling thread hangs on the replica: nobody is to wait for it.
+    pub fn abandon(&self) {
+        self.waiting.lock().busy = false;
+        self.some.notify_all();
+    }
+
     /// Ends [`Self::next`], waits until the settling thread is done with what it has taken, and
     /// hands over what is left.
     #[must_use]

@@ -86,7 +86,8 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         Some(errno) => Err(errno),
         None => open_root(&replica.place.path, config),
     };
-    let attached = attach_roots(config, signals, &primary_root, &replica_root)?;
+    let mut attached = attach_roots(config, signals, &primary_root, &replica_root)?;
+    attached.answers_within = config.replica_timeout;
     if let Some(why) = &attached.degraded {
         say(&format!(
             "mounting without the replica: {}  [{}]",
@@ -172,8 +173,12 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         policy: config.on_replica_error,
         sync_both: config.fsync == Fsync::Both,
         health: health_of(&attached, verified.clone()),
+        patience: config.replica_timeout,
+        workers: super::workers(),
     }));
-    start("times", &mirror, |mirror| mirror.settle_times())?;
+    start("watchdog", &mirror, Mirror::watch)?;
+    start("room", &mirror, Mirror::measure)?;
+    start("times", &mirror, Mirror::settle_times)?;
     start("tend", &mirror, Mirror::tend)?;
     if verified == Verified::NotYet
         && let [Some(primary), Some(replica)] = roots

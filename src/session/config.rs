@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::check;
 use super::mountpoint;
-use super::refusal::{Kind, Refusal, errno_text};
+use super::refusal::{Refusal, errno_text};
 pub use crate::journal::Intent;
 pub use crate::mirror::attach::MetadataLoss;
 pub use crate::mirror::settle::OnReplicaError;
@@ -300,7 +300,6 @@ impl MountConfig {
     pub fn resolve(request: MountRequest) -> Result<Self, Refusal> {
         let replica = one_replica(&request)?;
         go_together(&request)?;
-        not_yet(&request)?;
         let notes = if request.fake {
             Vec::new()
         } else {
@@ -493,23 +492,6 @@ fn go_together(request: &MountRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What the grammar knows and nothing keeps yet: an option that is silently not honoured would be a
-/// broken promise. A line goes when the promise is kept.
-fn not_yet(request: &MountRequest) -> Result<(), Refusal> {
-    use Kind::Usage;
-    #[rustfmt::skip]
-    let table: &[(bool, Kind, &str, &str)] = &[
-        (request.mode == Mode::Sync && request.replica_timeout.is_some_and(|t| t != REPLICA_TIMEOUT), Usage, "replica-timeout with mode=sync", "only an error degrades"),
-    ];
-    for (asked, kind, option, instead) in table {
-        if *asked {
-            let why = format!("{option} is not available in this version yet.");
-            return Err(Refusal::new(*kind, why).next(format!("Leave it out: {instead}.")));
-        }
-    }
-    Ok(())
-}
-
 fn one_replica(request: &MountRequest) -> Result<&Path, Refusal> {
     match request.replicas.as_slice() {
         [one] => Ok(one),
@@ -565,6 +547,7 @@ fn default_state_dir() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::refusal::Kind;
 
     /// What a request is refused for, or nothing.
     fn no(change: impl FnOnce(&mut MountRequest)) -> String {

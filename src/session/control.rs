@@ -123,6 +123,11 @@ pub trait Controlled: Send + Sync {
     /// the daemon must stop although files are still open.
     fn close(&self) {}
 
+    /// Whether the replica holds threads that may never come back.
+    fn hangs(&self) -> bool {
+        false
+    }
+
     /// The last words: no request can come any more. Makes both copies durable and stamps them.
     ///
     /// # Errors

@@ -218,6 +218,10 @@ impl Keeper {
                  Changes are on the primary only, and are remembered."
             ),
         };
+        let late = self.heard.mirror.late_calls();
+        if late > 0 {
+            text += &format!("\nIt still has {late} calls to answer, and may carry them out.");
+        }
         let mut action = match (degraded.id, errno) {
             (Id::LogLost, _) => Some(format!(
                 "Make sure that there is room for the log, then: mirrorfs umount {at}\n\
@@ -403,6 +407,10 @@ impl Controlled for Keeper {
 
     fn close(&self) {
         self.heard.mirror.drain();
+    }
+
+    fn hangs(&self) -> bool {
+        self.heard.mirror.late_calls() > 0
     }
 
     fn finish(&self) -> Result<(), String> {

@@ -25,6 +25,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 const EVENTS_MAX: usize = 16;
 /// How long after an unmount the kernel may take to let go; another mount namespace may hold on.
 const LETTING_GO: Duration = Duration::from_secs(10);
+/// The same where threads hang on the replica: the session cannot end by itself then.
+const LETTING_GO_ALONE: Duration = Duration::from_secs(1);
 
 /// How long the kernel may take to hand over what programs have stored in mapped files.
 const WRITING_BACK: Duration = Duration::from_secs(30);
@@ -315,14 +317,22 @@ impl Live {
 
     /// After an unmount the session ends by itself, unless another mount namespace holds on.
     fn let_go(&self, arriving: &Receiver<Event>) -> io::Result<()> {
-        let limit = std::time::Instant::now() + LETTING_GO;
+        let hangs = self.control.hangs();
+        let patience = if hangs { LETTING_GO_ALONE } else { LETTING_GO };
+        let limit = std::time::Instant::now() + patience;
         loop {
             match arriving.recv_deadline(limit) {
                 Ok(Event::Ended(done)) => return done,
                 Ok(Event::Unmount { reply, .. }) => drop(reply.send(Ok(()))),
                 Ok(Event::Shaken | Event::Stop) => {}
                 Err(_) => {
-                    tracing::warn!("the kernel still holds the mount; it is cut off");
+                    if hangs {
+                        tracing::warn!(
+                            "the replica does not answer; until it does both copies stay locked"
+                        );
+                    } else {
+                        tracing::warn!("the kernel still holds the mount; it is cut off");
+                    }
                     self.control.close();
                     return Ok(());
                 }

@@ -49,11 +49,13 @@ impl Transport {
         let prepared = wanted(io).and_then(|()| {
             let answering = fs.clone();
             let serve = move |request: fuse::Incoming<'_>| {
+                let elsewhere = request.elsewhere;
                 answering.answer(Incoming {
                     header: request.header,
                     arguments: request.arguments,
                     payload: request.payload,
                     bytes: request.bytes,
+                    elsewhere: &|| elsewhere.keep(),
                 })
             };
             Queues::prepare(device, MAX_IO as usize, Arc::new(serve))

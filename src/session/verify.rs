@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// One comparison of a mirror in use.
 pub(super) struct Comparison<'a> {
-    pub(super) mirror: &'a Mirror,
+    pub(super) mirror: &'a Arc<Mirror>,
     /// What this mirror does without.
     pub(super) ignore: Lacks,
     pub(super) mountpoint: &'a str,

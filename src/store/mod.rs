@@ -48,7 +48,7 @@ pub struct Entry<'a> {
 }
 
 /// Sizes and counts of a whole file system (`statfs(2)`), in the units of the reply.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Space {
     /// Blocks of `block_bytes` in all, free, and free for an ordinary user.
     pub blocks: [u64; 3],
@@ -136,6 +136,10 @@ pub trait Target: Send + Sync {
     fn write_beside(&self, op: &Op<'_>, meanwhile: &mut dyn FnMut()) -> Result<Applied> {
         meanwhile();
         self.apply(op)
+    }
+    /// Whether a write of `node` needs nothing to be opened.
+    fn has_open(&self, _node: &Arc<Node>) -> bool {
+        true
     }
     /// As [`Self::barrier`], while `meanwhile` runs.
     fn barrier_beside(

@@ -248,12 +248,13 @@ impl Nodes {
     /// followed any more would keep moved directories alive for ever.
     pub fn leave_replica(&self) {
         self.set_left();
+        let mut closing = Vec::new();
         for shard in &self.shards {
             let nodes: Vec<_> = shard.lock().by_id.iter().map(|n| n.0.clone()).collect();
-            for node in nodes {
-                drop(node.leave_replica());
-            }
+            closing.extend(nodes.iter().map(|node| node.leave_replica()));
         }
+        // All have let go before the first is closed, which may take for ever.
+        drop(closing);
     }
 
     /// The replica is back: what the kernel knows has a place on it again, where a name leads to it.

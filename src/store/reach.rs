@@ -80,7 +80,7 @@ impl Tree {
     }
 
     /// The descriptor a node already has, if it allows `access`.
-    fn opened(&self, node: &Arc<Node>, access: Access) -> Option<Arc<Descriptor>> {
+    pub(super) fn opened(&self, node: &Arc<Node>, access: Access) -> Option<Arc<Descriptor>> {
         let place = node.place(self.side);
         let open = place.open().filter(|open| open.access >= access)?;
         open.touch();

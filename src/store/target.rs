@@ -188,6 +188,10 @@ impl Target for Tree {
         done(outcome).map(Applied::wrote)
     }
 
+    fn has_open(&self, node: &Arc<Node>) -> bool {
+        self.opened(node, Access::Write).is_some()
+    }
+
     fn write_chain(&self, needs: Needs, pieces: &[Piece<'_>]) -> (usize, Result<()>) {
         self.write_past_cache(needs, pieces)
     }

@@ -18,6 +18,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -29,14 +30,18 @@ use super::kernel::errno;
 use crate::sys::Errno;
 
 mod cpus;
+mod elsewhere;
 mod entry;
 
 use cpus::{Home, Post};
+pub use elsewhere::{Elsewhere, Late};
+use elsewhere::{Hangs, Shop};
 use entry::Entry;
 pub use entry::{Answer, Incoming};
 
-/// Who answers the requests; called from many threads at once.
-pub type Serve = dyn Fn(Incoming<'_>) -> Answer + Send + Sync;
+/// Who answers the requests; called from many threads at once. `None` where another thread answers
+/// ([`Elsewhere::keep`]).
+pub type Serve = dyn Fn(Incoming<'_>) -> Option<Answer> + Send + Sync;
 
 /// `FUSE_IO_URING_CMD_REGISTER`: an entry is there for requests.
 const REGISTER: u32 = 1;
@@ -49,9 +54,7 @@ const END: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Queues {
     threads: Vec<Thread>,
-    /// Readable when the threads are to end.
-    end: Arc<OwnedFd>,
-    device: Arc<OwnedFd>,
+    shop: Arc<Shop>,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,8 @@ struct Thread {
     said: Receiver<Result<(), String>>,
     /// It serves the queue that comes last.
     last: bool,
+    /// Another one has its entry.
+    hangs: Hangs,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -74,11 +79,15 @@ impl Queues {
     pub fn prepare(device: OwnedFd, payload: usize, serve: Arc<Serve>) -> Result<Self, String> {
         let posts = cpus::posts().ok_or("the processors cannot be counted")?;
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let end = Arc::new(end.map_err(|errno| format!("no eventfd: {errno}"))?);
+        let shop = Arc::new(Shop {
+            device,
+            end: end.map_err(|errno| format!("no eventfd: {errno}"))?,
+            serve,
+            again: parking_lot::Mutex::default(),
+        });
         let mut queues = Self {
             threads: Vec::with_capacity(posts.len()),
-            end,
-            device: Arc::new(device),
+            shop,
         };
         let last_queues = posts
             .last()
@@ -87,7 +96,8 @@ impl Queues {
         for post in posts {
             let (begin, begun) = bounded(1);
             let (say, said) = bounded(1);
-            let (device, end, serve) = (queues.device.clone(), queues.end.clone(), serve.clone());
+            let (shop, hangs) = (queues.shop.clone(), Hangs::default());
+            let own = hangs.clone();
             let name = match post.queues[..] {
                 [queue] => format!("fuse-{queue}"),
                 _ => "fuse-spare".to_owned(),
@@ -95,12 +105,13 @@ impl Queues {
             let last = post.queues == last_queues;
             let handle = std::thread::Builder::new()
                 .name(name)
-                .spawn(move || attend(&post, payload, &device, &end, &*serve, &begun, &say))
+                .spawn(move || attend((&post, own), payload, &shop, &begun, &say))
                 .map_err(|error| format!("no thread: {error}"))?;
             queues.threads.push(Thread {
                 begin: Some(begin),
                 said,
                 last,
+                hangs,
                 handle: Some(handle),
             });
         }
@@ -145,7 +156,7 @@ impl Queues {
             queues: vec![u16::MAX],
             cpu: None,
         };
-        let declined = Desk::new(&nowhere, 1, &self.device, &self.end, None)
+        let declined = Desk::new((&nowhere, Hangs::default()), 1, &self.shop, None)
             .map_err(|error| errno(&error))
             .and_then(|mut desk| desk.offer());
         tracing::debug!("rings for requests declined: {declined:?}");
@@ -162,10 +173,17 @@ impl Thread {
 impl Drop for Queues {
     fn drop(&mut self) {
         // It cannot fail: the counter is far from full.
-        _ = rustix::io::write(&*self.end, &1_u64.to_le_bytes()).is_ok();
+        _ = rustix::io::write(&self.shop.end, &1_u64.to_le_bytes()).is_ok();
+        let mut handles = Vec::new();
         for thread in &mut self.threads {
             thread.begin = None;
-            if let Some(handle) = thread.handle.take() {
+            let handle = thread.handle.take();
+            handles.extend(handle.map(|handle| (handle, thread.hangs.clone())));
+        }
+        handles.append(&mut self.shop.again.lock());
+        for (handle, hangs) in handles {
+            // One that hangs ends when it can; its requests have been answered.
+            if !hangs.load(Ordering::Acquire) {
                 // A panic ends the process (Cargo.toml).
                 _ = handle.join().is_ok();
             }
@@ -175,16 +193,14 @@ impl Drop for Queues {
 
 /// The life of a thread.
 fn attend(
-    post: &Post,
+    post: (&Post, Hangs),
     payload: usize,
-    device: &OwnedFd,
-    end: &OwnedFd,
-    serve: &Serve,
+    shop: &Arc<Shop>,
     begun: &Receiver<()>,
     say: &Sender<Result<(), String>>,
 ) {
-    let home = post.cpu.and_then(Home::settle);
-    let mut desk = match Desk::new(post, payload, device, end, home) {
+    let home = post.0.cpu.and_then(Home::settle);
+    let mut desk = match Desk::new(post, payload, shop, home) {
         Ok(desk) => desk,
         Err(error) => return drop(say.send(Err(format!("no ring for requests: {error}")))),
     };
@@ -198,7 +214,7 @@ fn attend(
         return drop(say.send(Err(why)));
     }
     drop(say.send(Ok(())));
-    desk.work(serve);
+    desk.work(&*shop.serve);
 }
 
 /// A thread's ring and what it has offered to the kernel.
@@ -210,37 +226,59 @@ struct Desk<'a> {
     live: usize,
     /// Completions to be looked at: key and result.
     reaped: Vec<(u64, i32)>,
-    device: &'a OwnedFd,
+    shop: &'a Arc<Shop>,
+    /// Another thread has its entry.
+    hangs: Hangs,
     home: Option<Home>,
 }
 
 impl<'a> Desk<'a> {
     fn new(
-        post: &Post,
+        (post, hangs): (&Post, Hangs),
         payload: usize,
-        device: &'a OwnedFd,
-        end: &OwnedFd,
+        shop: &'a Arc<Shop>,
         home: Option<Home>,
     ) -> io::Result<Self> {
-        let depth = u32::try_from(post.queues.len() + 1).unwrap_or(u32::MAX);
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .build(depth)?;
         let entries: crate::sys::Result<_> = post
             .queues
             .iter()
             .map(|&queue| Entry::new(queue, payload))
             .collect();
+        Self::with(entries?, shop, hangs, home)
+    }
+
+    /// In the stead of a thread that hangs: hands its answer back, and has its entry.
+    fn instead(entry: Entry, commit: u64, shop: &'a Arc<Shop>, hangs: Hangs) -> io::Result<Self> {
+        let mut desk = Self::with(vec![entry], shop, hangs, None)?;
+        let command = desk.command(0, COMMIT_AND_FETCH, commit);
+        // SAFETY: it points to nothing; the memory of the entry outlives the ring.
+        unsafe { desk.push(&command) };
+        desk.live = 1;
+        Ok(desk)
+    }
+
+    fn with(
+        entries: Vec<Entry>,
+        shop: &'a Arc<Shop>,
+        hangs: Hangs,
+        home: Option<Home>,
+    ) -> io::Result<Self> {
+        let depth = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(depth)?;
         let mut desk = Self {
             ring,
             live: 0,
-            reaped: Vec::with_capacity(post.queues.len() + 1),
-            entries: entries?,
-            device,
+            reaped: Vec::with_capacity(entries.len() + 1),
+            entries,
+            shop,
+            hangs,
             home,
         };
-        let listen = opcode::PollAdd::new(types::Fd(end.as_raw_fd()), libc::POLLIN as u32)
+        let end = types::Fd(shop.end.as_raw_fd());
+        let listen = opcode::PollAdd::new(end, libc::POLLIN as u32)
             .build()
             .user_data(END);
         // SAFETY: it points to nothing, and the descriptor outlives the thread.
@@ -264,7 +302,7 @@ impl<'a> Desk<'a> {
         let mut arguments = [0; 80];
         arguments[8..16].copy_from_slice(&commit.to_le_bytes());
         arguments[16..18].copy_from_slice(&queue.to_le_bytes());
-        opcode::UringCmd80::new(types::Fd(self.device.as_raw_fd()), kind)
+        opcode::UringCmd80::new(types::Fd(self.shop.device.as_raw_fd()), kind)
             .cmd(arguments)
             .build()
             .user_data(index as u64)
@@ -323,7 +361,11 @@ impl<'a> Desk<'a> {
 
     fn answer(&mut self, index: usize, serve: &Serve) {
         // SAFETY: its command has completed, and it gets the next one below.
-        let (commit, awaited) = unsafe { self.entries[index].answer(serve) };
+        let answered = unsafe { self.entries[index].answer(serve, self.shop, &self.hangs) };
+        let Some((commit, awaited)) = answered else {
+            self.live -= 1;
+            return;
+        };
         if let Some(home) = &mut self.home {
             home.answered(awaited);
         }

@@ -22,6 +22,7 @@ mod degrade;
 mod direct;
 mod escape;
 mod faults;
+mod hang;
 mod known_issues;
 mod limits;
 mod posix;

@@ -98,7 +98,12 @@ fn waiting_writes_hold_up_nobody() {
     let image = Image::new("ext4", 64, &[]);
     let replica = image.path().join("replica");
     std::fs::create_dir(&replica).expect("mkdir");
-    let mount = with_rings(Wish::default().replica(&replica));
+    let mount = with_rings(
+        Wish::default()
+            .replica(&replica)
+            .arg("-o")
+            .arg("replica-timeout=10m"),
+    );
     std::fs::write(mount.at("other"), "to be read").expect("write");
     let open = |name: String| {
         let mut options = OpenOptions::new();

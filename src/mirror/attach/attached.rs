@@ -5,10 +5,11 @@
 //! `begin_resync`, `healed`, as often as it takes. What the primary's stamp says is written under
 //! the lock; a call on the replica may hang as long as the replica does, and is never made under it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -24,6 +25,11 @@ use crate::mirror::failure::{Copy, Failure, Named, show_path};
 use crate::mirror::resync::{self, How, Lacks, Progress, Summary};
 use crate::sys::{Errno, Result as SysResult, clock};
 
+/// How long the replica may take to take its stamp, where nothing else was said.
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to write down what is in memory: a slow disk and a large memory take long.
+const SYNCS_WITHIN: Duration = Duration::from_secs(300);
+
 /// Two roots, locked, with open stamps: the right to serve. Dropping it leaves the stamps open.
 #[derive(Debug)]
 pub struct Attached {
@@ -35,6 +41,8 @@ pub struct Attached {
     pub degraded: Option<Refusal>,
     /// What seeding, comparing or repairing found and did.
     pub summary: Option<Box<Summary>>,
+    /// How long the replica may take to answer (`replica-timeout`).
+    pub answers_within: Duration,
     pub(super) typed: Typed,
     pub(super) primary: Lock,
     pub(super) journal: Mutex<Option<Journal>>,
@@ -68,6 +76,8 @@ pub(super) struct State {
     pub(super) replica_history: Vec<Epoch>,
     /// A resync of the replica has begun and not ended: its stamp says "inconsistent".
     pub(super) replica_halfway: bool,
+    /// The mount is ending: what comes back late from the replica changes nothing any more.
+    pub(super) is_closing: bool,
     /// Tries the replica's stamp; it may hang as long as the replica does.
     pub(super) messenger: Option<JoinHandle<()>>,
 }
@@ -348,6 +358,9 @@ impl Attached {
             let mut state = self.state.lock();
             let replica = state.replica.clone();
             let replica = replica.ok_or_else(|| failed(Copy::Replica)(Errno::NODEV))?;
+            if state.is_closing {
+                return Err(failed(Copy::Replica)(Errno::CANCELED));
+            }
             if !state.is_answered() {
                 return Err(failed(Copy::Replica)(Errno::BUSY));
             }
@@ -371,7 +384,7 @@ impl Attached {
         }
         let place = written.map_err(failed(Copy::Replica))?;
         let mut state = self.state.lock();
-        if state.standing != Standing::Resyncing {
+        if state.standing != Standing::Resyncing || state.is_closing {
             return Err(failed(Copy::Replica)(Errno::CANCELED));
         }
         state.place = place;
@@ -389,7 +402,7 @@ impl Attached {
         let failed = |copy, call| move |errno| at_root(copy, call, errno);
         let replica = {
             let state = self.state.lock();
-            let resyncing = state.standing == Standing::Resyncing;
+            let resyncing = state.standing == Standing::Resyncing && !state.is_closing;
             let replica = state.replica.clone().filter(|_| resyncing);
             replica.ok_or_else(|| failed(Copy::Replica, "syncfs")(Errno::CANCELED))?
         };
@@ -397,7 +410,7 @@ impl Attached {
         rustix::fs::syncfs(self.primary.root()).map_err(failed(Copy::Primary, "syncfs"))?;
         let (word, place) = {
             let mut state = self.state.lock();
-            if state.standing != Standing::Resyncing {
+            if state.standing != Standing::Resyncing || state.is_closing {
                 return Err(failed(Copy::Replica, "setxattr")(Errno::CANCELED));
             }
             let mut stamp = state.stamp.clone();
@@ -413,7 +426,7 @@ impl Attached {
         stamp::write(replica.root(), &word, Role::Replica, place)
             .map_err(failed(Copy::Replica, "setxattr"))?;
         let mut state = self.state.lock();
-        if state.standing != Standing::Resyncing {
+        if state.standing != Standing::Resyncing || state.is_closing {
             return Err(failed(Copy::Replica, "setxattr")(Errno::CANCELED));
         }
         state.standing = Standing::InSync;
@@ -431,17 +444,22 @@ impl Attached {
         rustix::fs::syncfs(self.primary.root()).map_err(failed(Copy::Primary, "syncfs"))?;
         let written = clock::now().tv_sec;
         let (replica, mut stamp, place) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            state.is_closing = true;
             let in_sync = state.standing == Standing::InSync;
             let replica = state.replica.clone().filter(|_| in_sync);
             (replica, state.stamp.clone(), state.place)
         };
         (stamp.life, stamp.written) = (Life::Clean, written);
         let told = replica.map_or(Ok(()), |replica| {
-            rustix::fs::syncfs(replica.root()).map_err(failed(Copy::Replica, "syncfs"))?;
-            stamp::write(replica.root(), &stamp, Role::Replica, place)
-                .map(drop)
-                .map_err(failed(Copy::Replica, "setxattr"))
+            within(SYNCS_WITHIN, &replica, |root| rustix::fs::syncfs(root))
+                .map_err(failed(Copy::Replica, "syncfs"))?;
+            let word = stamp.clone();
+            let tell = move |root: BorrowedFd<'_>| {
+                stamp::write(root, &word, Role::Replica, place).map(drop)
+            };
+            // It may take the stamp yet, or never: what it says is the past then.
+            within(self.answers_within, &replica, tell).map_err(failed(Copy::Replica, "setxattr"))
         });
         if let Err(failure) = &told {
             self.mark_degraded(Some(failure.errno), &Named(failure.errno).to_string())?;
@@ -464,6 +482,27 @@ fn doubt(state: &State, stamp: &mut Stamp, errno: Option<Errno>, reason: &str) {
     if stamp.history == state.replica_history {
         stamp.next_epoch(stamp.written);
     }
+}
+
+/// A call of the replica, in a thread of its own: it may never return.
+fn within(
+    limit: Duration,
+    replica: &Arc<Lock>,
+    call: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno> + Send + 'static,
+) -> Result<(), Errno> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let replica = replica.clone();
+    // Nobody listens any more when it took too long.
+    let run = move || {
+        let done = call(replica.root());
+        // Who hears of it may want the lock.
+        drop(replica);
+        _ = tell.send(done).is_ok();
+    };
+    let thread = std::thread::Builder::new().name("last".to_owned());
+    // A thread that cannot be started has told nothing.
+    _ = thread.spawn(run).is_ok();
+    told.recv_timeout(limit).unwrap_or(Err(Errno::TIMEDOUT))
 }
 
 /// A failure of a call on a root itself.

@@ -619,6 +619,7 @@ impl Attempt<'_> {
             typed: self.say.typed.clone(),
             unverified: AtomicBool::new(summary.is_none()),
             summary: summary.map(Box::new),
+            answers_within: attached::ANSWERS_WITHIN,
             primary: self.primary,
             journal: Mutex::new(self.journal),
             state: Mutex::new(State {
@@ -628,6 +629,7 @@ impl Attempt<'_> {
                 replica: self.replica,
                 replica_history,
                 replica_halfway: false,
+                is_closing: false,
                 messenger: None,
             }),
         }

@@ -597,7 +597,7 @@ impl<'a> Again<'a> {
         Ok(Next::Done)
     }
 
-    fn hold(&self, claims: Claims) -> Result<crate::mirror::order::Turn<'a>, Broken> {
+    fn hold(&self, claims: Claims) -> Result<crate::mirror::watch::Hold<'a>, Broken> {
         self.ground
             .hold(claims)
             .map_err(|fault| Broken::Away(Some(fault)))

@@ -109,11 +109,12 @@ impl Worker<'_> {
                 held: held.as_fd(),
                 ident: have.ident,
             };
-            let (stop, compared) = (self.stop, &self.healing.bytes_compared);
+            let (stop, healing) = (self.stop, self.healing);
             let mut passed = 0;
             let mut step = |bytes| {
                 passed += bytes;
-                compared.fetch_add(bytes, Ordering::Relaxed);
+                healing.bytes_compared.fetch_add(bytes, Ordering::Relaxed);
+                healing.beat();
                 if stop.load(Ordering::Relaxed) {
                     return Err(Errno::INTR);
                 }

@@ -25,10 +25,10 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::journal::Journal;
 use crate::mirror::failure::{Copy, Named};
-use crate::mirror::order::Turn;
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::Lacks;
 use crate::mirror::resync::content::Trouble;
+use crate::mirror::watch::Hold;
 use crate::store::op::Claims;
 use crate::store::{Ident, Node, Nodes, Op, Source};
 use crate::sys::Errno;
@@ -59,16 +59,17 @@ pub trait Ground: Sync {
     fn replica_root(&self) -> BorrowedFd<'_>;
     /// Takes a turn on all these claims at once, and waits until what is queued for the replica has
     /// been carried: until it is dropped no conflicting op touches either copy. Never two at once.
+    /// If the replica hangs meanwhile somebody else gives it back, and the next one is refused.
     ///
     /// # Errors
     /// A fault of the replica.
-    fn hold(&self, claims: Claims) -> std::result::Result<Turn<'_>, Fault>;
+    fn hold(&self, claims: Claims) -> std::result::Result<Hold<'_>, Fault>;
     /// Takes a turn as [`Self::hold`] does, to look at the primary only: what is queued for the
     /// replica may be on its way still.
     ///
     /// # Errors
     /// A fault of the replica.
-    fn wait_turn(&self, claims: Claims) -> std::result::Result<Turn<'_>, Fault> {
+    fn wait_turn(&self, claims: Claims) -> std::result::Result<Hold<'_>, Fault> {
         self.hold(claims)
     }
     /// Carries the times of a node to the replica if they are still to be: its attributes are held.
@@ -159,6 +160,8 @@ pub struct Healing {
     bytes_compared: AtomicU64,
     bytes_written: AtomicU64,
     marks_left: AtomicU64,
+    /// Grows with every step within a hold, as long as both copies answer.
+    pulse: Arc<AtomicU64>,
     began: Instant,
     waiting: Mutex<()>,
     woken: Condvar,
@@ -182,6 +185,7 @@ impl Healing {
             bytes_compared: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             marks_left: AtomicU64::new(0),
+            pulse: Arc::default(),
             began: Instant::now(),
             waiting: Mutex::default(),
             woken: Condvar::new(),
@@ -207,6 +211,17 @@ impl Healing {
         let changed = change(&mut doubt);
         self.is_over.store(doubt.is_over(), Ordering::Release);
         changed
+    }
+
+    /// What grows for as long as it goes on in what it holds.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<AtomicU64> {
+        self.pulse.clone()
+    }
+
+    /// One more step is done.
+    fn beat(&self) {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How far it is.

@@ -92,6 +92,7 @@ impl Worker<'_> {
                         self.jobs[number].object = Some(held); // a rename was under way
                         continue;
                     }
+                    take(&self.jobs[number].mark);
                     self.settle(number, &held);
                     unmoved.remove(&ident);
                     continue;
@@ -130,7 +131,6 @@ impl Worker<'_> {
     fn settle(&mut self, number: usize, held: &Held) {
         let job = &mut self.jobs[number];
         job.tops.clear();
-        take(&job.mark);
         let ident = held.ident();
         self.healing.changed(|doubt| {
             doubt.lift(ident);

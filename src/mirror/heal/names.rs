@@ -64,6 +64,7 @@ impl Worker<'_> {
         let is_root = way.is_root();
         let want = Attrs::read(pair.primary.as_fd(), Copy::Primary, is_root)?;
         let in_primary = walk::names(pair.primary.as_fd()).on(Copy::Primary, "getdents64")?;
+        self.healing.beat();
         let in_replica = walk::names(pair.replica.as_fd()).on(Copy::Replica, "getdents64")?;
         let listed = |names: Vec<Name>| -> Vec<Name> {
             let ours = |name: &Name| is_root && stamp::is_ours(name);
@@ -134,6 +135,7 @@ impl Worker<'_> {
             .partition(|name| in_replica.binary_search(name).is_ok());
         let mut later = Vec::new();
         for name in there {
+            self.healing.beat();
             let Some((primary, replica)) = look(dir, name)? else {
                 continue;
             };
@@ -144,6 +146,7 @@ impl Worker<'_> {
             }
         }
         for name in later.into_iter().chain(missing) {
+            self.healing.beat();
             if let Some((primary, replica)) = look(dir, name)? {
                 self.make_one(dir, name, &primary, replica, others)?;
             }
@@ -461,6 +464,7 @@ impl Worker<'_> {
             if in_primary.binary_search(name).is_ok() {
                 continue;
             }
+            self.healing.beat();
             let c_name = name.as_c_str();
             let extra = match Stat::of_name(dir.pair.replica.as_fd(), c_name) {
                 Err(Errno::NOENT) => continue,
@@ -487,9 +491,10 @@ impl Worker<'_> {
                 .map_err(Halt::from);
         }
         unlock(dir)?;
-        let (removed, stop) = (&mut self.summary.removed, self.stop);
+        let (removed, stop, healing) = (&mut self.summary.removed, self.stop, self.healing);
         walk::remove(dir.pair.replica.as_fd(), name, &mut || {
             *removed += 1;
+            healing.beat();
             !stop.load(Ordering::Relaxed)
         })
         .map_err(|errno| match errno {

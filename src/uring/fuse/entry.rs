@@ -4,11 +4,18 @@
 //! `struct fuse_uring_req_header` of include/uapi/linux/fuse.h on a page of its own, and the
 //! payload on the pages behind it. Touched by the kernel only while the thread that the entry
 //! belongs to is in `io_uring_enter`: it copies in that thread's context.
+//!
+//! The payload is mapped twice, once where the kernel looks and once for us. If a thread hangs in a
+//! call that reads from it, another one puts new pages where the kernel looks ([`Entry::take_over`]):
+//! the call goes on with the old ones, whatever comes meanwhile.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
+use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::elsewhere::{Elsewhere, Hangs, Kept, Shop};
 use crate::sys::Result;
 
 /// The page in front of the payload, which holds the header.
@@ -35,6 +42,8 @@ pub struct Incoming<'a> {
     pub payload: &'a mut [u8],
     /// How much of the payload is of the request.
     pub bytes: usize,
+    /// For an answer by another thread.
+    pub elsewhere: Elsewhere<'a>,
 }
 
 impl Incoming<'_> {
@@ -68,13 +77,34 @@ pub type Answer = (i32, usize);
 
 pub(super) struct Entry {
     base: NonNull<u8>,
+    /// The payload, for us.
+    ours: NonNull<u8>,
     payload: usize,
+    /// Another one has `base` now.
+    given: bool,
     /// The queue it belongs to: the number of a CPU.
     pub(super) queue: u16,
 }
 
-// SAFETY: the mapping belongs to the entry alone.
+// SAFETY: the mappings belong to the entry alone.
 unsafe impl Send for Entry {}
+
+/// New pages at `at`, which is replaced, and the same pages elsewhere.
+///
+/// # Safety
+/// `at` is the beginning of `len` bytes of a mapping of ours that nobody refers to, the kernel apart.
+unsafe fn doubled(at: *mut u8, len: usize) -> Result<NonNull<u8>> {
+    let pages = rustix::fs::memfd_create(c"fuse-request", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&pages, len as u64)?;
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    let fixed = MapFlags::SHARED | MapFlags::FIXED;
+    // SAFETY: passed on to the caller.
+    unsafe { rustix::mm::mmap(at.cast(), len, protection, fixed, &pages, 0) }?;
+    let anywhere = std::ptr::null_mut();
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+    let ours = unsafe { rustix::mm::mmap(anywhere, len, protection, MapFlags::SHARED, &pages, 0) }?;
+    NonNull::new(ours.cast()).ok_or(rustix::io::Errno::NOMEM)
+}
 
 /// The size of a payload buffer for requests of up to `bytes`: the kernel insists on whole pages,
 /// and on two at least.
@@ -97,12 +127,67 @@ impl Entry {
         let base = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE + payload, protection, flags)
         }?;
-        let base = NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        // SAFETY: fresh memory, behind its first page.
+        let ours = unsafe { doubled(base.as_ptr().wrapping_add(PAGE), payload) }?;
         Ok(Self {
             base,
+            ours,
             payload,
+            given: false,
             queue,
         })
+    }
+
+    /// The entry of a request whose thread hangs, with new pages for what comes next.
+    ///
+    /// # Errors
+    /// When there is no memory; then the request stays without an answer.
+    ///
+    /// # Safety
+    /// The thread that had the entry gives it away ([`Self::give_away`]) and leaves it alone from now
+    /// on, except for its own view of the payload.
+    pub(super) unsafe fn take_over(kept: &Kept) -> Result<Self> {
+        let base = kept.base();
+        // SAFETY: it lies behind the header's page, and the caller keeps everybody else away.
+        let ours = unsafe { doubled(base.as_ptr().wrapping_add(PAGE), kept.payload) }?;
+        Ok(Self {
+            base,
+            ours,
+            payload: kept.payload,
+            given: false,
+            queue: kept.queue,
+        })
+    }
+
+    /// Puts an answer where the kernel looks for it.
+    ///
+    /// # Safety
+    /// As for [`Self::answer`].
+    pub(super) unsafe fn put(&mut self, unique: [u8; 8], errno: i32, bytes: &[u8]) {
+        let len = bytes.len().min(self.payload);
+        // SAFETY: the mapping has `payload` bytes, and belongs to the entry.
+        let room = unsafe { std::slice::from_raw_parts_mut(self.ours.as_ptr(), len) };
+        room.copy_from_slice(&bytes[..len]);
+        // SAFETY: passed on to the caller.
+        unsafe { self.seal(unique, errno, len) };
+    }
+
+    /// # Safety
+    /// As for [`Self::answer`].
+    unsafe fn seal(&mut self, unique: [u8; 8], errno: i32, bytes: usize) {
+        // SAFETY: the caller keeps the kernel away; `self` is borrowed as long as this is.
+        let header = unsafe { &mut *self.base.as_ptr().cast::<[u8; HEADER]>() };
+        let bytes = u32::try_from(bytes).unwrap_or(0);
+        header[IN_OUT..4].copy_from_slice(&(OUT + bytes).to_le_bytes());
+        header[4..8].copy_from_slice(&errno.to_le_bytes());
+        header[8..16].copy_from_slice(&unique);
+        header[RING + 16..RING + 20].copy_from_slice(&bytes.to_le_bytes());
+    }
+
+    /// Somebody else has answered, and has the entry.
+    pub(super) fn give_away(&mut self) {
+        self.given = true;
     }
 
     /// What the kernel wants to know of it: header and payload.
@@ -126,38 +211,51 @@ impl Entry {
 
     /// Has the request answered that the kernel has put here, and puts the answer in its place.
     /// What is returned names the request when it is handed back, and tells whether a program waits
-    /// for it.
+    /// for it. `None` if another thread answers: it has the entry from now on.
     ///
     /// # Safety
     /// The kernel has completed the entry's command, and has not got a new one: it leaves the memory
     /// alone meanwhile.
-    pub(super) unsafe fn answer(&mut self, serve: &super::Serve) -> (u64, bool) {
-        // SAFETY: the caller keeps the kernel away; `self` is borrowed as long as this is.
-        let header = unsafe { &mut *self.base.as_ptr().cast::<[u8; HEADER]>() };
-        // SAFETY: as above, and the payload begins behind the header's page.
-        let payload = unsafe { std::slice::from_raw_parts_mut(self.payload_at(), self.payload) };
-        let unique: [u8; 8] = number(header, IN_OUT + 8);
-        let commit = u64::from_le_bytes(number(header, RING + 8));
-        let bytes = u32::from_le_bytes(number(header, RING + 16)) as usize;
+    pub(super) unsafe fn answer(
+        &mut self,
+        serve: &super::Serve,
+        shop: &Arc<Shop>,
+        hangs: &Hangs,
+    ) -> Option<(u64, bool)> {
+        // SAFETY: the caller keeps the kernel away; what is read is copied.
+        let header: [u8; HEADER] = unsafe { *self.base.as_ptr().cast() };
+        // SAFETY: as above, and nobody else knows where our view of the payload is.
+        let payload = unsafe { std::slice::from_raw_parts_mut(self.ours.as_ptr(), self.payload) };
+        let unique: [u8; 8] = number(&header, IN_OUT + 8);
+        let commit = u64::from_le_bytes(number(&header, RING + 8));
+        let bytes = u32::from_le_bytes(number(&header, RING + 16)) as usize;
+        let kept = Kept::new(self.base, self.payload, self.queue, (unique, commit));
         let request = Incoming {
-            header: &number(header, IN_OUT),
-            arguments: &number(header, ARGUMENTS),
+            header: &number(&header, IN_OUT),
+            arguments: &number(&header, ARGUMENTS),
             bytes: bytes.min(payload.len()),
             payload,
+            elsewhere: Elsewhere::new(shop, hangs, kept),
         };
         let awaited = request.is_awaited();
-        let (errno, bytes) = serve(request);
-        let bytes = u32::try_from(bytes).unwrap_or(0);
-        header[IN_OUT..4].copy_from_slice(&(OUT + bytes).to_le_bytes());
-        header[4..8].copy_from_slice(&errno.to_le_bytes());
-        header[8..16].copy_from_slice(&unique);
-        header[RING + 16..RING + 20].copy_from_slice(&bytes.to_le_bytes());
-        (commit, awaited)
+        let Some((errno, bytes)) = serve(request) else {
+            self.give_away();
+            return None;
+        };
+        // SAFETY: as above.
+        unsafe { self.seal(unique, errno, bytes) };
+        Some((commit, awaited))
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        // SAFETY: nobody reads through it any more.
+        let ours = unsafe { rustix::mm::munmap(self.ours.as_ptr().cast(), self.payload) };
+        debug_assert!(ours.is_ok(), "munmap of our own mapping: {ours:?}");
+        if self.given {
+            return;
+        }
         // SAFETY: the ring that had the entry is gone, and with it the kernel's interest in it.
         let unmapped =
             unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), PAGE + self.payload) };

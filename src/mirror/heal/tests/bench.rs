@@ -14,9 +14,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::journal::{Aspect, Intent, Journal, Key, Object, Origin, Pins, Twin, Want};
 use crate::mirror::heal::{Ground, Healing, Stop, Summary};
-use crate::mirror::order::{Order, Turn};
+use crate::mirror::order::Order;
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::{How, reconcile};
+use crate::mirror::watch::Hold;
 use crate::store::descriptor::Access;
 use crate::store::node::Node;
 use crate::store::op::{Action, Claims, Op};
@@ -41,7 +42,7 @@ pub(super) struct Bench {
     pub(super) source: Arc<Tree>,
     pub(super) replica: Arc<Tree>,
     pub(super) nodes: Arc<Nodes>,
-    pub(super) order: Order,
+    pub(super) order: Arc<Order>,
     pub(super) journal: Journal,
     pub(super) healing: Mutex<Arc<Healing>>,
     pub(super) way: Mutex<Way>,
@@ -85,7 +86,7 @@ impl Bench {
             source,
             replica,
             nodes,
-            order: Order::default(),
+            order: Arc::default(),
             journal,
             healing: Mutex::new(Arc::new(Healing::new())),
             way: Mutex::new(Way::Both),
@@ -589,7 +590,7 @@ impl Ground for Bench {
     fn replica_root(&self) -> BorrowedFd<'_> {
         self.roots[1].as_fd()
     }
-    fn hold(&self, claims: Claims) -> std::result::Result<Turn<'_>, Fault> {
+    fn hold(&self, claims: Claims) -> std::result::Result<Hold<'_>, Fault> {
         let mut hook = self.before_hold.lock();
         let due = match hook.as_mut() {
             Some((0, _)) => hook.take(),
@@ -603,7 +604,7 @@ impl Ground for Bench {
         if let Some((_, run)) = due {
             run(self);
         }
-        Ok(self.order.enter(&claims))
+        Ok(self.order.enter(&claims).into())
     }
     fn journal(&self) -> &Journal {
         &self.journal

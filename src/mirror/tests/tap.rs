@@ -1,21 +1,13 @@
 // SPDX-License-Identifier: MIT
-//! A tree that stops, fails or falls short when it is told to.
+//! A replica that stops, fails or falls short where a test wants it, and stamps that are none.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
-
-use crate::store::op::{Action, Op};
-use crate::store::{Applied, Made, Node, Piece, Scope, Space, Stat, Target, Time, Tree};
-use crate::sys::creds::Needs;
-use crate::sys::{Errno, Result};
+use super::*;
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
 pub(super) struct Gate {
     pub(super) tree: Tree,
     pub(super) state: Mutex<GateState>,
-    pub(super) moved: Condvar,
+    pub(super) moved: parking_lot::Condvar,
 }
 
 #[derive(Default)]
@@ -33,12 +25,12 @@ pub(super) struct GateState {
 }
 
 impl Gate {
-    fn pass(&self) -> Result<()> {
+    pub(super) fn pass(&self) -> Result<()> {
         self.pass_some(1).map(drop)
     }
 
     /// Lets through as many of `most` changes as may, one at least.
-    fn pass_some(&self, most: usize) -> Result<usize> {
+    pub(super) fn pass_some(&self, most: usize) -> Result<usize> {
         let mut state = self.state.lock();
         while state.stop_at.is_some_and(|at| state.passed >= at) {
             state.waiting = true;
@@ -107,6 +99,9 @@ impl Target for Gate {
         };
         self.tree.write_beside(&part, meanwhile)
     }
+    fn has_open(&self, node: &Arc<Node>) -> bool {
+        self.tree.has_open(node)
+    }
     fn write_chain(&self, needs: Needs, pieces: &[Piece<'_>]) -> (usize, Result<()>) {
         let passed = match self.pass_some(pieces.len()) {
             Ok(passed) => passed,
@@ -143,5 +138,29 @@ impl Target for Gate {
     }
     fn twin(&self, node: &Arc<Node>) -> Option<Stat> {
         self.tree.twin(node)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Note(pub(super) AtomicUsize);
+
+impl Record for Note {
+    fn degraded(&self, _: &Fault) -> Result<u64> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(2)
+    }
+    fn log_lost(&self, _: &Fault) -> Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    fn healed(&self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+    fn vouches(&self) -> bool {
+        true
+    }
+    fn leave(&self) {}
+    fn closed(&self, _: bool) -> std::result::Result<(), String> {
+        Ok(())
     }
 }

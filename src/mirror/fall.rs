@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-//! The replica fails, or the log does: what is put on record before anything goes on.
+//! What becomes of a mirror whose replica, or write-intent log, fails: the way is closed, the stamps
+//! say so, and what was known of the replica is let go.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,11 +12,16 @@ use super::replica::{Fault, Whose};
 use super::settle::Carried;
 use super::{Degraded, Health, Mirror, NOTHING, RECORDED, UNRECORDABLE};
 use crate::journal::Object;
-use crate::store::Node;
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 
 impl Mirror {
+    /// The write-intent log, while it can be written.
+    pub(super) fn log(&self) -> Option<&Intent> {
+        let lost = self.log_lost.load(Ordering::Acquire);
+        self.intent.as_ref().filter(|_| !lost)
+    }
+
     /// Notes that all of the replica has to be compared.
     pub(super) fn mark_whole(&self, intent: &Intent) -> Result<()> {
         let root = self.nodes.root();
@@ -76,13 +82,6 @@ impl Mirror {
         });
     }
 
-    /// A file that no name leads to has no twin on a replica that was away: nobody will miss it.
-    pub(super) fn is_orphan(&self, node: Option<&Arc<Node>>, fault: &Fault) -> bool {
-        let has_left = |node: &&Arc<Node>| fault.errno == Some(Errno::STALE) && node.has_left();
-        let nameless = |node: &Arc<Node>| self.source.stat(node).is_ok_and(|stat| stat.nlink == 0);
-        node.filter(has_left).is_some_and(nameless)
-    }
-
     /// The replica failed: closes its lane and puts on record that the primary goes on alone.
     pub(super) fn fail(&self, fault: Fault, way: &Arc<Way>) -> Carried {
         let mut health = self.health.lock();
@@ -141,6 +140,7 @@ impl Mirror {
         drop(health);
         self.leave_replica(way);
         self.tell();
+        self.tending.fell();
         carried
     }
 
@@ -169,6 +169,13 @@ impl Mirror {
         match self.recorded.load(Ordering::Acquire) {
             UNRECORDABLE => Carried::Unrecorded,
             _ => Carried::Skipped,
+        }
+    }
+
+    /// The copies may differ, and not because of the replica.
+    pub(super) fn doubt(&self, errno: Errno, doing: String) {
+        if let Some(way) = self.lane.way() {
+            self.fail(Fault::new(errno, doing), &way);
         }
     }
 }
