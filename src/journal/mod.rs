@@ -546,19 +546,6 @@ impl Journal {
         with_paths.collect()
     }
 
-    /// From now on what is done gets marks of its own, not those that are dirty now: healing looks
-    /// at what a mark covers once, and what goes on meanwhile must not have all of it looked at
-    /// again.
-    pub fn set_dirty_apart(&self) {
-        self.table.set_dirty_apart();
-    }
-
-    /// The marks of the node with this serial, but for regions of its content.
-    #[must_use]
-    pub fn of_node(&self, serial: u64) -> Vec<Arc<Mark>> {
-        self.table.of_node(serial)
-    }
-
     /// Every mark alive must be healed.
     pub fn soil_all(&self) {
         for mark in self.table.all() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //! The table of marks alive: found by node and aspect, by cover id, or all of them.
 //!
-//! Lock order: one shard at a time; under it the marks of no node, and nothing else.
+//! Lock order: one shard at a time, and nothing else under it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -105,22 +105,6 @@ impl Marks {
         }
     }
 
-    /// Takes out those that must be healed.
-    fn take_dirty_ones(&mut self) -> Vec<Arc<Mark>> {
-        let mut taken = Vec::new();
-        self.few.retain(|mark| {
-            let dirty = mark.is_dirty();
-            taken.extend(dirty.then(|| Arc::clone(mark)));
-            !dirty
-        });
-        self.regions.retain(|(_, mark)| {
-            let dirty = mark.is_dirty();
-            taken.extend(dirty.then(|| Arc::clone(mark)));
-            !dirty
-        });
-        taken
-    }
-
     fn is_empty(&self) -> bool {
         self.few.is_empty() && self.regions.is_empty()
     }
@@ -214,36 +198,6 @@ impl Table {
         self.alive.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Lets nobody find the dirty marks any more by node or by cover: what is done from now on gets
-    /// marks of its own. They stay, as marks of no node.
-    pub(crate) fn set_dirty_apart(&self) {
-        for nodes in &self.nodes {
-            let mut nodes = nodes.lock();
-            let mut apart = Vec::new();
-            nodes.retain(|_, marks| {
-                apart.extend(marks.take_dirty_ones());
-                !marks.is_empty()
-            });
-            let mut strangers = self.strangers.lock();
-            strangers.extend(apart.into_iter().map(|mark| (mark.seq, mark)));
-        }
-        let dirty: Vec<_> = self.strangers.lock().values().cloned().collect();
-        for id in dirty
-            .iter()
-            .filter(|mark| mark.is_dirty())
-            .map(|mark| mark.id())
-        {
-            shard(&self.covers, id).lock().remove(&id);
-        }
-    }
-
-    /// Marks of a node's own, of whatever aspect.
-    pub(crate) fn of_node(&self, serial: u64) -> Vec<Arc<Mark>> {
-        let nodes = shard(&self.nodes, serial).lock();
-        let marks = nodes.get(&serial).map(|marks| marks.few.to_vec());
-        marks.unwrap_or_default()
-    }
-
     /// Takes out a mark that was retired.
     pub(crate) fn remove(&self, mark: &Arc<Mark>) {
         if let Some(serial) = mark.serial {
@@ -254,8 +208,8 @@ impl Table {
                     nodes.remove(&serial);
                 }
             }
-        }
-        if self.strangers.lock().remove(&mark.seq).is_some() {
+        } else {
+            self.strangers.lock().remove(&mark.seq);
             let mut whole = self.whole.lock();
             if whole.as_ref().is_some_and(|other| Arc::ptr_eq(other, mark)) {
                 *whole = None;

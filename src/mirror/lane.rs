@@ -371,9 +371,9 @@ impl Way {
     }
 
     fn follow(&self, op: &Op<'_>, done: &Done, pins: &Pins) -> std::result::Result<Carry, Fault> {
-        let healing = self.healing();
-        if healing.is_some_and(|healing| !healing.admits(op)) {
-            skip(op, pins);
+        if let Some(healing) = self.healing().filter(|healing| !healing.admits(op)) {
+            healing.skipped(op, pins);
+            align(op);
             return Ok(Carry::Skipped);
         }
         self.minding(op, pins, self.replica.follow(op, done))
@@ -391,7 +391,8 @@ impl Way {
             Err(fault) => match self.healing().filter(|_| fault.is_about_names()) {
                 Some(healing) => {
                     healing.missed(op);
-                    skip(op, pins);
+                    healing.skipped(op, pins);
+                    align(op);
                     Ok(Carry::Skipped)
                 }
                 None => Err(fault),
@@ -667,6 +668,10 @@ impl Place {
 /// has the same names there.
 pub(super) fn skip(op: &Op<'_>, pins: &Pins) {
     pins.soil();
+    align(op);
+}
+
+fn align(op: &Op<'_>) {
     match &op.action {
         Action::Link { node, .. } => node.align_names(),
         Action::Unlink { victim, .. } | Action::Rmdir { victim, .. } => {

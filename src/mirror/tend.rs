@@ -441,7 +441,8 @@ impl Mirror {
     fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> Result<bool, Fault> {
         let _nothing_under_way = self.gate.hold();
         way.settle()?;
-        let whole = journal.counts().dirty == 0 && way.is_open();
+        let behind = way.healing().is_some_and(|healing| healing.is_behind());
+        let whole = journal.counts().dirty == 0 && !behind && way.is_open();
         if whole {
             way.healed();
         }

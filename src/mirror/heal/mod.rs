@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::journal::Journal;
+use crate::journal::{Journal, Pins};
 use crate::mirror::failure::{Copy, Named};
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::Lacks;
@@ -34,6 +34,7 @@ use crate::store::{Ident, Node, Nodes, Op, Source};
 use crate::sys::Errno;
 use doubt::Doubt;
 use place::is_elsewhere;
+use skipped::Skipped;
 use worker::Worker;
 
 pub mod again;
@@ -43,6 +44,7 @@ mod links;
 mod moves;
 mod names;
 mod place;
+mod skipped;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -153,6 +155,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Healing {
     doubt: Mutex<Doubt>,
+    skipped: Mutex<Skipped>,
     /// Nothing is in doubt: no op has to look.
     is_over: AtomicBool,
     files_opened: AtomicU64,
@@ -179,6 +182,7 @@ impl Healing {
     pub fn new() -> Self {
         Self {
             doubt: Mutex::default(),
+            skipped: Mutex::default(),
             is_over: AtomicBool::new(false),
             files_opened: AtomicU64::new(0),
             dirs_opened: AtomicU64::new(0),
@@ -203,6 +207,20 @@ impl Healing {
     /// under the op's turn, as its marks are made dirty.
     pub fn missed(&self, op: &Op<'_>) {
         self.changed(|doubt| doubt.miss(op));
+    }
+
+    /// An op goes to one copy only: what of it is to be healed, under its turn. It was not admitted,
+    /// or missed.
+    pub fn skipped(&self, op: &Op<'_>, pins: &Pins) {
+        if !self.skipped.lock().note(op, pins) {
+            pins.soil();
+        }
+    }
+
+    /// Whether anything that was skipped is not healed yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.skipped.lock().is_empty()
     }
 
     /// Changes what is in doubt.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::links::Links;
 use super::place::{self, Found, Held, Way};
+use super::skipped::What;
 use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::failure::Copy;
@@ -136,6 +137,8 @@ pub(super) struct Worker<'a> {
     leaves: Vec<Item>,
     late: Vec<Item>,
     waiting: Vec<Item>,
+    /// What was skipped since the round before.
+    extra: Vec<Item>,
     pub(super) content: Content,
     pub(super) links: Links,
     pub(super) twins: super::moves::Twins,
@@ -172,6 +175,7 @@ impl<'a> Worker<'a> {
             leaves: Vec::new(),
             late: Vec::new(),
             waiting: Vec::new(),
+            extra: Vec::new(),
             content: Content::new(),
             links: Links::default(),
             twins: super::moves::Twins::default(),
@@ -190,14 +194,17 @@ impl<'a> Worker<'a> {
         let done = self.rounds();
         // What is not healed is dirty: before its pins are dropped with us.
         let unhealed = self.jobs.iter().filter(|job| job.pins.is_some());
-        unhealed.for_each(|job| job.mark.set_dirty());
+        unhealed.for_each(|job| {
+            job.mark.set_dirty();
+            job.pins.iter().for_each(Pins::soil);
+        });
         done.map(|()| self.summary)
     }
 
     fn rounds(&mut self) -> Result<(), Stop> {
         loop {
             self.check_stop()?;
-            let any = self.collect()?;
+            let any = self.collect()? | self.take_skipped();
             self.show_left();
             if self.jobs.iter().all(|job| job.pins.is_none()) {
                 if any {
@@ -231,7 +238,6 @@ impl<'a> Worker<'a> {
     /// Finds the objects of all dirty marks, and puts in doubt what they cover. Says whether there
     /// was any.
     fn collect(&mut self) -> Result<bool, Stop> {
-        self.ground.journal().set_dirty_apart();
         let dirty = self.ground.journal().dirty();
         let any = !dirty.is_empty();
         let (mut unknown, mut pinned) = (Vec::new(), Vec::new());
@@ -306,6 +312,37 @@ impl<'a> Worker<'a> {
         Ok(any)
     }
 
+    /// Takes up what was skipped since the last round, for the sake of marks that cover it.
+    fn take_skipped(&mut self) -> bool {
+        let skipped = self.healing.skipped.lock().take();
+        let any = !skipped.is_empty();
+        let nodes = self.ground.nodes();
+        for left in skipped {
+            let Some(mark) = left.pins.marks().first().cloned() else {
+                continue;
+            };
+            let held = Held::known(nodes, &left.node);
+            let task = match left.what {
+                What::Names if left.node.is_dir() => {
+                    self.healing.changed(|doubt| doubt.soil(&left.node));
+                    Task::Names(Depth::NAMES)
+                }
+                What::Content(range) if !left.node.is_dir() => Task::Content(range),
+                _ => Task::Attributes,
+            };
+            self.extra.push(Item::new(self.jobs.len(), held, task));
+            self.jobs.push(Job {
+                mark,
+                pins: Some(left.pins),
+                left: 1,
+                tops: Vec::new(),
+                missed: self.healing.changed(|doubt| doubt.missed),
+                object: None,
+            });
+        }
+        any
+    }
+
     /// Marks the whole tree: what is in doubt cannot be told any closer.
     pub(super) fn escalate(&mut self) -> Result<(), Stop> {
         let root = self.ground.primary_root();
@@ -375,6 +412,15 @@ impl<'a> Worker<'a> {
                     dirs.push((depth, item));
                 }
                 _ => self.late.push(item),
+            }
+        }
+        for item in std::mem::take(&mut self.extra) {
+            if let Task::Names(_) = item.task {
+                let way = Way::to(item.held.node(), |_| true);
+                let depth = way.map_or(0, |way| way.above().count());
+                dirs.push((depth, item));
+            } else {
+                self.late.push(item);
             }
         }
         let waiting = std::mem::take(&mut self.waiting);
@@ -600,8 +646,9 @@ impl<'a> Worker<'a> {
             // makes it dirty again. Once only for a file that is looked at part by part.
             take(&self.jobs[item.job].mark);
         }
-        if let Task::Names(depth) = &item.task {
-            self.take_later_ones(item.held.node(), *depth);
+        if matches!(item.task, Task::Names(_)) {
+            // Before it is looked at, and while nothing can be skipped there.
+            self.healing.skipped.lock().named(item.held.node());
         }
         match &mut item.task {
             Task::Names(depth) => {
@@ -612,26 +659,6 @@ impl<'a> Worker<'a> {
             Task::Content(range) => {
                 let range = range.clone();
                 self.bytes(item, way, range)
-            }
-        }
-    }
-
-    /// What was skipped in this directory since healing began made marks of its own, which say no
-    /// more than what is looked at now. Should it come to nothing, all marks are dirty again: healing
-    /// ends only with all of them healed, or with the replica given up.
-    fn take_later_ones(&self, dir: &Node, depth: Depth) {
-        for mark in self.ground.journal().of_node(dir.serial) {
-            let (seconds, nanos) = mark.stamp;
-            let since = Time { seconds, nanos };
-            let covered = match mark.aspect {
-                Aspect::Dir => depth.whole || depth.since.is_some_and(|begun| begun <= since),
-                Aspect::DirData => {
-                    depth.whole || depth.leaves && depth.since.is_some_and(|begun| begun <= since)
-                }
-                _ => false,
-            };
-            if covered && mark.is_dirty() {
-                take(&mark);
             }
         }
     }
@@ -669,6 +696,7 @@ impl<'a> Worker<'a> {
         }
         let job = &mut self.jobs[item.job];
         job.mark.set_dirty();
+        job.pins.iter().for_each(Pins::soil);
         job.missed = u64::MAX;
         let stuck = self.stuck;
         self.done(item);
