@@ -24,7 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use super::attach::refusal::{Id, Refusal};
 use super::events::{Change, Events};
 use super::failure::errno_name;
-use super::heal::{Ground, Healing, Stop};
+use super::heal::{Ground, Healing, Limit, Stop};
 use super::lane::{Lane, Way};
 use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
@@ -39,6 +39,10 @@ use crate::sys::{Errno, clock};
 
 /// Between two looks for a replica that failed or is away.
 const RETRY: Duration = Duration::from_secs(10);
+/// Rounds of healing while the application goes on, before everything stands still for the rest;
+/// and how long it may stand still.
+const ROUNDS: u64 = 3;
+const STILL: Duration = Duration::from_secs(1);
 /// Between two checkpoints, while there is something to clear.
 const CHECKPOINT: Duration = Duration::from_secs(30);
 
@@ -377,15 +381,42 @@ impl Mirror {
     }
 
     /// Heals until nothing is missing, and nothing was skipped meanwhile.
+    ///
+    /// A few rounds while the application goes on, each of which leaves what was skipped meanwhile;
+    /// under a heavy load on a few directories that is never nothing. So then everything stands
+    /// still for what is left, for a short time: if that is not enough, once more.
     fn heal_all(&self, way: &Arc<Way>, healing: &Healing, ground: &Live<'_>) -> Result<(), Stop> {
+        let (stop, throttle) = (&self.tending.stop, self.tending.bytes_per_second);
         loop {
-            healing.run(ground, &self.tending.stop, self.tending.bytes_per_second)?;
-            if self
-                .is_still_whole(way, ground.journal)
-                .map_err(Stop::Fault)?
-            {
-                return Ok(());
+            let rounds = Limit {
+                rounds: Some(ROUNDS),
+                until: None,
+            };
+            healing.run_within(ground, stop, throttle, rounds)?;
+            let still = self.gate.hold();
+            way.settle().map_err(Stop::Fault)?;
+            let go_on: Rest = Box::new(move |_| drop(still));
+            let what = What::new("the end of healing");
+            let errand = self.watch.begin(Some(way), what, None, Some(go_on));
+            let short = Limit {
+                rounds: None,
+                until: Some(Instant::now() + STILL),
+            };
+            let done = healing.run_within(ground, stop, None, short);
+            let standing = errand.end();
+            if standing.is_none() || !way.is_open() {
+                let late = Fault::new(Errno::TIMEDOUT, "the end of healing".to_owned());
+                return Err(Stop::Fault(late));
             }
+            match done {
+                Ok(_) if self.is_still_whole(way, ground.journal) => {
+                    drop(standing);
+                    return Ok(());
+                }
+                Err(Stop::Asked) if !stop.load(Ordering::Relaxed) => {}
+                done => done.map(drop)?,
+            }
+            drop(standing);
         }
     }
 
@@ -436,17 +467,15 @@ impl Mirror {
         }
     }
 
-    /// Stands still for a moment and looks whether anything is missing from the replica. If not, it
+    /// Looks, while everything stands still, whether anything is missing from the replica. If not, it
     /// is followed from now on without exception.
-    fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> Result<bool, Fault> {
-        let _nothing_under_way = self.gate.hold();
-        way.settle()?;
+    fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> bool {
         let behind = way.healing().is_some_and(|healing| healing.is_behind());
         let whole = journal.counts().dirty == 0 && !behind && way.is_open();
         if whole {
             way.healed();
         }
-        Ok(whole)
+        whole
     }
 
     /// Whether the replica is followed and lacks nothing.

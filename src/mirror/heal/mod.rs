@@ -98,6 +98,15 @@ pub trait Ground: Sync {
     }
 }
 
+/// How far one run of healing goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limit {
+    /// Rounds, at most.
+    pub rounds: Option<u64>,
+    /// Not longer than that.
+    pub until: Option<Instant>,
+}
+
 /// Why healing ended before no mark was dirty.
 #[derive(Debug)]
 pub enum Stop {
@@ -276,7 +285,24 @@ impl Healing {
         stop: &AtomicBool,
         throttle: Option<u64>,
     ) -> std::result::Result<Summary, Stop> {
-        Worker::new(self, ground, stop, throttle).run()
+        self.run_within(ground, stop, throttle, Limit::default())
+    }
+
+    /// As [`Self::run`], for so many rounds, or so long. What is left after the rounds is known
+    /// still; what is left when the time is over is dirty again.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; [`Stop::Asked`] when the time is over.
+    pub fn run_within(
+        &self,
+        ground: &dyn Ground,
+        stop: &AtomicBool,
+        throttle: Option<u64>,
+        limit: Limit,
+    ) -> std::result::Result<Summary, Stop> {
+        Worker::new(self, ground, stop, throttle)
+            .within(limit)
+            .run()
     }
 
     /// Waits as long as `bytes` take at the rate allowed, unless it is stopped meanwhile.

@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::links::Links;
 use super::place::{self, Found, Held, Way};
 use super::skipped::What;
-use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
+use super::{Ground, Halt, Healing, Limit, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::failure::Copy;
 use crate::mirror::replica::Fault;
@@ -132,6 +133,7 @@ pub(super) struct Worker<'a> {
     pub(super) ground: &'a dyn Ground,
     pub(super) stop: &'a AtomicBool,
     throttle: Option<u64>,
+    limit: Limit,
     pub(super) jobs: Vec<Job>,
     dirs: Vec<Item>,
     leaves: Vec<Item>,
@@ -170,6 +172,7 @@ impl<'a> Worker<'a> {
             ground,
             stop,
             throttle,
+            limit: Limit::default(),
             jobs: Vec::new(),
             dirs: Vec::new(),
             leaves: Vec::new(),
@@ -190,6 +193,12 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// The same, that goes no further than `limit`.
+    pub(super) fn within(mut self, limit: Limit) -> Self {
+        self.limit = limit;
+        self
+    }
+
     pub(super) fn run(mut self) -> Result<Summary, Stop> {
         let done = self.rounds();
         // What is not healed is dirty: before its pins are dropped with us.
@@ -204,6 +213,10 @@ impl<'a> Worker<'a> {
     fn rounds(&mut self) -> Result<(), Stop> {
         loop {
             self.check_stop()?;
+            let rounds = self.summary.rounds;
+            if self.waiting.is_empty() && self.limit.rounds.is_some_and(|most| rounds >= most) {
+                return Ok(());
+            }
             let any = self.collect()? | self.take_skipped();
             self.show_left();
             if self.jobs.iter().all(|job| job.pins.is_none()) {
@@ -223,7 +236,11 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn check_stop(&self) -> Result<(), Stop> {
-        if self.stop.load(Ordering::Relaxed) {
+        let late = self
+            .limit
+            .until
+            .is_some_and(|until| Instant::now() >= until);
+        if late || self.stop.load(Ordering::Relaxed) {
             return Err(Stop::Asked);
         }
         Ok(())
