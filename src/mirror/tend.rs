@@ -42,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Rounds of healing while the application goes on, before everything stands still for the rest;
 /// and how long it may stand still.
 const ROUNDS: u64 = 3;
-const STILL: Duration = Duration::from_secs(1);
+const STILL_MAX: Duration = Duration::from_secs(4);
 /// Between two checkpoints, while there is something to clear.
 const CHECKPOINT: Duration = Duration::from_secs(30);
 
@@ -396,11 +396,11 @@ impl Mirror {
             let still = self.gate.hold();
             way.settle().map_err(Stop::Fault)?;
             let go_on: Rest = Box::new(move |_| drop(still));
-            let what = What::new("the end of healing");
+            let what = What::long("the end of healing");
             let errand = self.watch.begin(Some(way), what, None, Some(go_on));
             let short = Limit {
                 rounds: None,
-                until: Some(Instant::now() + STILL),
+                until: Some(Instant::now() + STILL_MAX.min(self.watch.patience()) * 3 / 4),
             };
             let done = healing.run_within(ground, stop, None, short);
             let standing = errand.end();

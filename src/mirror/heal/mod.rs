@@ -226,6 +226,11 @@ impl Healing {
         }
     }
 
+    /// What was skipped could not be healed this time.
+    fn remember(&self, node: &Arc<Node>, what: skipped::What, pins: &Pins) -> bool {
+        self.skipped.lock().add(node, what, pins)
+    }
+
     /// Whether anything that was skipped is not healed yet.
     #[must_use]
     pub fn is_behind(&self) -> bool {

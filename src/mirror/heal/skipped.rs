@@ -57,7 +57,8 @@ impl Skipped {
             .all(|(node, what)| self.add(node, what, pins))
     }
 
-    fn add(&mut self, node: &Arc<Node>, what: What, pins: &Pins) -> bool {
+    /// Notes one object. False when marks do not outlive it.
+    pub(super) fn add(&mut self, node: &Arc<Node>, what: What, pins: &Pins) -> bool {
         let key = (node.serial, what == What::Names);
         let left = self.0.entry(key).or_insert_with(|| Left {
             node: node.clone(),

@@ -110,6 +110,8 @@ pub(super) struct Job {
     pub(super) tops: Vec<Ident>,
     /// What was missed when it began.
     missed: u64,
+    /// It is no mark's own work, but this, which was skipped.
+    skipped: Option<(Arc<Node>, What)>,
     /// Its object, until it is taken up.
     pub(super) object: Option<Held>,
 }
@@ -202,10 +204,16 @@ impl<'a> Worker<'a> {
     pub(super) fn run(mut self) -> Result<Summary, Stop> {
         let done = self.rounds();
         // What is not healed is dirty: before its pins are dropped with us.
-        let unhealed = self.jobs.iter().filter(|job| job.pins.is_some());
+        let unhealed = self.jobs.iter_mut().filter(|job| job.pins.is_some());
         unhealed.for_each(|job| {
+            let pins = job.pins.take();
+            if let (Some((node, what)), Some(pins)) = (job.skipped.take(), &pins)
+                && self.healing.remember(&node, what, pins)
+            {
+                return;
+            }
             job.mark.set_dirty();
-            job.pins.iter().for_each(Pins::soil);
+            pins.iter().for_each(Pins::soil);
         });
         done.map(|()| self.summary)
     }
@@ -291,6 +299,7 @@ impl<'a> Worker<'a> {
                 left: 0,
                 tops: Vec::new(),
                 missed: 0,
+                skipped: None,
                 object,
             });
         }
@@ -339,6 +348,7 @@ impl<'a> Worker<'a> {
                 continue;
             };
             let held = Held::known(nodes, &left.node);
+            let what = left.what.clone();
             let task = match left.what {
                 What::Names if left.node.is_dir() => {
                     self.healing.changed(|doubt| doubt.soil(&left.node));
@@ -354,6 +364,7 @@ impl<'a> Worker<'a> {
                 left: 1,
                 tops: Vec::new(),
                 missed: self.healing.changed(|doubt| doubt.missed),
+                skipped: Some((left.node, what)),
                 object: None,
             });
         }
@@ -736,9 +747,6 @@ impl<'a> Worker<'a> {
         if std::mem::take(&mut self.must_escalate) {
             return self.escalate();
         }
-        if self.is_whole {
-            return Ok(());
-        }
         for held in uneven {
             self.check_stop()?;
             let prefer = |dir: &Arc<Node>| self.healing.doubt.lock().is_clear(dir);
@@ -765,7 +773,25 @@ impl<'a> Worker<'a> {
         let name = link.name.as_c_str();
         let primary = Stat::of_name(pair.primary.as_fd(), name).on(Copy::Primary, "statx")?;
         let replica = Stat::of_name(pair.replica.as_fd(), name).on(Copy::Replica, "statx")?;
-        Ok(primary.ident != ident || primary.nlink == replica.nlink)
+        if primary.ident != ident {
+            return Ok(true);
+        }
+        // As many prove little: one too many somewhere may stand for one too few here.
+        let node = self.ground.nodes().find(ident);
+        let links = node.map(|node| node.place(Side::Primary).links().to_vec());
+        for link in links.unwrap_or_default() {
+            let Some(way) = Way::to(&link.parent, |_| true) else {
+                return Ok(false);
+            };
+            let (pair, name) = (way.open_dirs(self.ground)?, link.name.as_c_str());
+            let there = Stat::of_name(pair.primary.as_fd(), name);
+            let twin = Stat::of_name(pair.replica.as_fd(), name);
+            let is_name = there.is_ok_and(|there| there.ident == ident);
+            if is_name && !twin.is_ok_and(|twin| twin.ident == replica.ident) {
+                return Ok(false);
+            }
+        }
+        Ok(primary.nlink == replica.nlink)
     }
 
     /// Tells the node of a pair who its twin is, where it knows another one.
