@@ -2,7 +2,7 @@
 //! mirrorfs keeps a second copy of a directory, live.
 //!
 //! Every change made through the mount is one [`store::Op`], goes through one door,
-//! [`mirror::Mirror::apply`], and is made on both copies. The rooms of the house, from the top
+//! [`mirror::Mirror::apply_then`], and is made on both copies. The rooms of the house, from the top
 //! floor down; a room may use the floors below it, as `tests/tidy.rs` checks:
 //!
 //! | floor | room | job |
