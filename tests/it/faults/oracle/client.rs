@@ -57,7 +57,8 @@ fn serve() {
 
 /// Errors by which a thread learns that the mount is gone.
 pub(crate) fn is_the_end(errno: i32) -> bool {
-    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
+    // ECANCELED: what was in a ring (fs/fuse/dev_uring.c).
+    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED)
 }
 
 /// One thread of the load.
