@@ -39,6 +39,7 @@ use worker::Worker;
 
 pub mod again;
 mod content;
+mod count;
 mod doubt;
 mod links;
 mod moves;

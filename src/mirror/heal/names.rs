@@ -233,15 +233,10 @@ impl Worker<'_> {
             !Arc::ptr_eq(&link.parent, own) && self.healing.doubt.lock().is_clear(&link.parent)
         });
         elsewhere.into_iter().any(|link| {
-            let pair = Way::to(&link.parent, |_| true).map(|way| way.open_dirs(self.ground));
-            let Some(Ok(pair)) = pair else {
+            let Ok(Some((Some(there), Some(twin)))) = self.look_at(link) else {
                 return false;
             };
-            let name = link.name.as_c_str();
-            let there = Stat::of_name(pair.primary.as_fd(), name);
-            let twin = Stat::of_name(pair.replica.as_fd(), name);
-            there.is_ok_and(|there| there.ident == primary.ident)
-                && twin.is_ok_and(|twin| twin.ident != replica.ident)
+            there.ident == primary.ident && twin.ident != replica.ident
         })
     }
 

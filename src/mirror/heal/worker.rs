@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,7 +14,7 @@ use super::{Ground, Halt, Healing, Limit, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::failure::Copy;
 use crate::mirror::replica::Fault;
-use crate::mirror::resync::content::{Content, On, Trouble};
+use crate::mirror::resync::content::{Content, Trouble};
 use crate::store::node::{Node, Side};
 use crate::store::op::{Claim, Claims};
 use crate::store::{Ident, Stat, Time};
@@ -556,8 +555,7 @@ impl<'a> Worker<'a> {
         while attempts < ATTEMPTS {
             self.check_stop()?;
             self.rest();
-            let prefer = |dir: &Arc<Node>| self.healing.doubt.lock().is_clear(dir);
-            let Some(way) = Way::to(item.held.node(), prefer) else {
+            let Some(way) = self.way_to(item.held.node()) else {
                 if !self.is_gone(item.held.node())? {
                     continue; // a rename was under way
                 }
@@ -584,8 +582,13 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             let next = self.perform(&mut item, &way, &others);
-            if matches!(next, Err(Halt::Lost)) {
-                self.unlearn(&way, &item);
+            match next {
+                // While nothing can be skipped there.
+                Ok(Next::Done) if matches!(item.task, Task::Names(_)) => {
+                    self.healing.skipped.lock().named(item.held.node());
+                }
+                Err(Halt::Lost) => self.unlearn(&way, &item),
+                _ => {}
             }
             drop(turn);
             match next {
@@ -674,10 +677,6 @@ impl<'a> Worker<'a> {
             // makes it dirty again. Once only for a file that is looked at part by part.
             take(&self.jobs[item.job].mark);
         }
-        if matches!(item.task, Task::Names(_)) {
-            // Before it is looked at, and while nothing can be skipped there.
-            self.healing.skipped.lock().named(item.held.node());
-        }
         match &mut item.task {
             Task::Names(depth) => {
                 let depth = *depth;
@@ -730,68 +729,6 @@ impl<'a> Worker<'a> {
         self.done(item);
         self.stuck = stuck;
         Ok(())
-    }
-
-    /// Hard links that were changed, or differed in number, must be as many on both copies in the
-    /// end; else other names of theirs are wrong somewhere.
-    fn count_names(&mut self) -> Result<(), Stop> {
-        let (mut uneven, lost) = self.links.take_uneven();
-        let nodes = self.ground.nodes();
-        for ident in lost {
-            match nodes.find(ident) {
-                Some(node) => uneven.push(Held::known(nodes, &node)),
-                // Forgotten, or gone: whoever made its last name go has a mark for that.
-                None => self.must_escalate = true,
-            }
-        }
-        if std::mem::take(&mut self.must_escalate) {
-            return self.escalate();
-        }
-        for held in uneven {
-            self.check_stop()?;
-            let prefer = |dir: &Arc<Node>| self.healing.doubt.lock().is_clear(dir);
-            let Some(way) = Way::to(held.node(), prefer) else {
-                continue;
-            };
-            let turn = self.ground.hold(way.for_content()).map_err(Stop::Fault)?;
-            let same = self.same_count(&way, held.ident());
-            drop(turn);
-            match same {
-                Ok(true) => {}
-                Ok(false) | Err(Halt::Lost | Halt::Unlike) => return self.escalate(),
-                Err(Halt::Trouble(trouble)) => return Err(self.halted(&trouble, None)),
-            }
-        }
-        Ok(())
-    }
-
-    fn same_count(&self, way: &Way, ident: Ident) -> Outcome<bool> {
-        let Some(link) = way.last() else {
-            return Ok(true);
-        };
-        let pair = way.open_parents(self.ground)?;
-        let name = link.name.as_c_str();
-        let primary = Stat::of_name(pair.primary.as_fd(), name).on(Copy::Primary, "statx")?;
-        let replica = Stat::of_name(pair.replica.as_fd(), name).on(Copy::Replica, "statx")?;
-        if primary.ident != ident {
-            return Ok(true);
-        }
-        // As many prove little: one too many somewhere may stand for one too few here.
-        let node = self.ground.nodes().find(ident);
-        let links = node.map(|node| node.place(Side::Primary).links().to_vec());
-        for link in links.unwrap_or_default() {
-            let Some(way) = Way::to(&link.parent, |_| true) else {
-                return Ok(false);
-            };
-            let (pair, name) = (way.open_dirs(self.ground)?, link.name.as_c_str());
-            let there = Stat::of_name(pair.primary.as_fd(), name);
-            let twin = Stat::of_name(pair.replica.as_fd(), name);
-            let is_name = there.is_ok_and(|there| there.ident == ident);
-            if is_name && !twin.is_ok_and(|twin| twin.ident == replica.ident) {
-                return Ok(false);
-            }
-        }
-        Ok(primary.nlink == replica.nlink)
     }
 
     /// Tells the node of a pair who its twin is, where it knows another one.
