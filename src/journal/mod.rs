@@ -25,9 +25,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::sys::{self, Errno, Result};
@@ -182,10 +181,8 @@ pub struct Journal {
     collapsing: Mutex<()>,
     /// The number of the last checkpoint begun.
     checkpoints: Mutex<u64>,
-    /// Marks alive at which somebody is woken next.
+    /// Marks alive at which a checkpoint is due next.
     crowd_at: AtomicUsize,
-    crowd: Mutex<()>,
-    crowded: Condvar,
     clears: AtomicU64,
 }
 
@@ -335,8 +332,6 @@ impl Journal {
             collapsing: Mutex::default(),
             checkpoints: Mutex::default(),
             crowd_at: AtomicUsize::new(limits.crowd),
-            crowd: Mutex::default(),
-            crowded: Condvar::new(),
             clears: AtomicU64::new(0),
         }
     }
@@ -453,9 +448,7 @@ impl Journal {
         if records.is_empty() {
             return Ok(0);
         }
-        let ticket = self.commit.submit(records, marks);
-        self.wake_if_crowded();
-        Ok(ticket)
+        Ok(self.commit.submit(records, marks))
     }
 
     /// At the hard limit: one mark on the whole tree for all of them.
@@ -625,37 +618,23 @@ impl Journal {
         Ok(seqs.len())
     }
 
-    /// Whether so many marks are alive that a checkpoint is due.
+    /// Whether so many marks are alive that a checkpoint is due. Says so once per half a limit: marks
+    /// that cannot be cleared ask for nothing again and again.
     #[must_use]
-    pub fn is_crowded(&self) -> bool {
-        self.table.alive() >= self.limits.crowd
+    pub fn is_due(&self) -> bool {
+        let (alive, at) = (self.table.alive(), self.crowd_at.load(Ordering::Acquire));
+        let next = alive + self.limits.crowd / 2;
+        alive >= at
+            && self
+                .crowd_at
+                .compare_exchange(at, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 
-    /// Waits until a checkpoint is due, `timeout` at most; whether it is. Says so once per half a
-    /// limit: marks that cannot be cleared do not wake anybody again and again.
+    /// Whether anything is dirty.
     #[must_use]
-    pub fn wait_crowded(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
-        let mut crowd = self.crowd.lock();
-        loop {
-            let alive = self.table.alive();
-            if alive >= self.crowd_at.load(Ordering::Acquire) {
-                let next = alive + self.limits.crowd / 2;
-                self.crowd_at.store(next, Ordering::Release);
-                return true;
-            }
-            if self.crowded.wait_until(&mut crowd, until).timed_out() {
-                return false;
-            }
-        }
-    }
-
-    /// Wakes whoever is in [`Journal::wait_crowded`], which returns whether a checkpoint is due.
-    fn wake_if_crowded(&self) {
-        if self.table.alive() >= self.crowd_at.load(Ordering::Acquire) {
-            let _crowd = self.crowd.lock();
-            self.crowded.notify_all();
-        }
+    pub fn has_dirty(&self) -> bool {
+        self.table.all().iter().any(|mark| mark.is_dirty())
     }
 
     /// For status and tests.

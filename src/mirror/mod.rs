@@ -416,8 +416,8 @@ impl Mirror {
         // If it was closed before these were pinned they were not made dirty with the others.
         let way = way.filter(|way| way.is_open());
         let is_whole = || way.as_ref().is_some_and(|way| way.healing().is_none());
-        if intent.journal().is_crowded() && is_whole() {
-            self.tending.crowded();
+        if is_whole() && intent.journal().is_due() {
+            self.tending.ask();
         }
         Some(((marked, way), (turn, pass, then)))
     }
@@ -690,6 +690,10 @@ impl Mirror {
         let whole = self.is_whole();
         if whole {
             self.within_reason(|mirror, too_long| mirror.checkpoint(too_long));
+        }
+        // So that it is believed after a restart of the machine, whatever is dirty in it.
+        if let Some(Err(errno)) = self.log().map(|intent| intent.journal().close()) {
+            self.log_is_lost(errno);
         }
         self.watch.close();
         self.room.close();

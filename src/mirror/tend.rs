@@ -61,8 +61,6 @@ pub struct Tending {
     moved: Condvar,
     /// Healing is to stop where it is.
     stop: AtomicBool,
-    /// A checkpoint was asked for because there are many marks.
-    crowded: AtomicBool,
 }
 
 impl std::fmt::Debug for Tending {
@@ -120,7 +118,6 @@ impl Tending {
             state: Mutex::default(),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
-            crowded: AtomicBool::new(false),
         }
     }
 
@@ -149,16 +146,9 @@ impl Tending {
     }
 
     /// Wakes the thread.
-    fn ask(&self) {
+    pub(super) fn ask(&self) {
         self.state.lock().asked = true;
         self.moved.notify_all();
-    }
-
-    /// There are so many marks that it is time for a checkpoint.
-    pub(super) fn crowded(&self) {
-        if !self.crowded.swap(true, Ordering::AcqRel) {
-            self.ask();
-        }
     }
 
     /// Ends the thread, and waits until it does nothing more, for `limit` at most and not at all where
@@ -267,7 +257,7 @@ impl Mirror {
     fn lacks_something(&self, way: &Way) -> bool {
         let dirty = self
             .log()
-            .is_some_and(|intent| intent.journal().counts().dirty > 0);
+            .is_some_and(|intent| intent.journal().has_dirty());
         if dirty && way.healing().is_none() {
             let healing = way.heal_again();
             self.tending.state.lock().healing = Some((healing, pace()));
@@ -446,7 +436,7 @@ impl Mirror {
 
     /// What became of the syncs that were asked for up to `number`.
     fn note_syncs(&self, number: u64) {
-        let dirty = self.dirty().dirty > 0;
+        let dirty = self.has_dirty();
         let whole = self.is_whole() && !dirty;
         let health = self.health();
         let mut state = self.tending.state.lock();
@@ -471,7 +461,7 @@ impl Mirror {
     /// is followed from now on without exception.
     fn is_still_whole(&self, way: &Arc<Way>, journal: &Journal) -> bool {
         let behind = way.healing().is_some_and(|healing| healing.is_behind());
-        let whole = journal.counts().dirty == 0 && !behind && way.is_open();
+        let whole = !journal.has_dirty() && !behind && way.is_open();
         if whole {
             way.healed();
         }
@@ -519,7 +509,6 @@ impl Mirror {
             Ok(_) => intent.forget_crowds(),
             Err(errno) => self.log_is_lost(errno),
         }
-        self.tending.crowded.store(false, Ordering::Release);
     }
 
     /// Asks for what is missing from the replica to be brought there, and for a checkpoint, now;
@@ -640,7 +629,7 @@ impl Mirror {
             let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
             (degraded, health.resyncing, health.verified == Verified::Yes)
         };
-        let dirty = || self.dirty().dirty > 0;
+        let dirty = || self.has_dirty();
         match (self.lane.way(), degraded) {
             (Some(way), None) if way.healing().is_none() && !resyncing && !dirty() => {
                 if verified {
@@ -661,6 +650,12 @@ impl Mirror {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.tending.state.lock().paused
+    }
+
+    /// Whether anything may differ, by the write-intent log.
+    fn has_dirty(&self) -> bool {
+        let intent = self.intent.as_ref();
+        intent.is_some_and(|intent| intent.journal().has_dirty())
     }
 
     /// What the write-intent log holds.
@@ -756,7 +751,7 @@ impl Ground for Live<'_> {
     }
 
     fn is_whole(&self) -> bool {
-        self.way.is_open() && self.way.healing().is_none() && self.journal.counts().dirty == 0
+        self.way.is_open() && self.way.healing().is_none() && !self.journal.has_dirty()
     }
 
     fn journal(&self) -> &Journal {

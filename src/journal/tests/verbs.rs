@@ -261,29 +261,31 @@ fn too_many_marks_become_one_and_nothing_is_forgotten() {
 }
 
 #[test]
-fn crowding_wakes_whoever_waits_and_only_once() {
+fn a_crowd_asks_for_a_checkpoint_and_only_once() {
     let (_disk, journal) = journal();
-    assert!(!journal.wait_crowded(Duration::ZERO));
+    assert!(!journal.is_due());
     let mut held = Vec::new();
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| journal.wait_crowded(Duration::from_secs(60)));
-        for serial in 0..40 {
-            held.push(pin(&journal, serial, Aspect::Dir).expect("pin"));
-        }
-        assert!(waiter.join().expect("no panic"));
-    });
-    assert!(journal.is_crowded());
-    assert!(!journal.wait_crowded(Duration::ZERO), "said already");
+    for serial in 0..40 {
+        assert!(!journal.is_due(), "{serial}");
+        held.push(pin(&journal, serial, Aspect::Dir).expect("pin"));
+    }
+    assert!(journal.is_due());
+    assert!(!journal.is_due(), "said already");
     assert_eq!(checkpoint(&journal), Ok(0));
-    assert!(journal.is_crowded() && !journal.wait_crowded(Duration::ZERO));
+    assert!(!journal.is_due(), "what is pinned asks for nothing");
     for serial in 40..60 {
+        assert!(!journal.is_due(), "{serial}");
         drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
     }
-    assert!(journal.wait_crowded(Duration::ZERO), "half a limit more");
+    assert!(journal.is_due(), "half a limit more");
     assert_eq!(checkpoint(&journal), Ok(20));
     drop(held);
     assert_eq!(checkpoint(&journal), Ok(40));
-    assert!(!journal.is_crowded());
+    assert!(!journal.is_due());
+    for serial in 60..100 {
+        drop(pin(&journal, serial, Aspect::Dir).expect("pin"));
+    }
+    assert!(journal.is_due(), "as at first");
 }
 
 #[test]
