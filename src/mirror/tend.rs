@@ -571,23 +571,6 @@ impl Mirror {
         self.tending.state.lock().why_not.clone()
     }
 
-    /// Looks at the copies while nothing changes on either; `None` when there is only one now.
-    pub fn stand_still<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
-        let nothing_under_way = self.gate.hold();
-        let go_on: Rest = Box::new(move |_| drop(nothing_under_way));
-        // While it is healed or away nobody believes a look anyway.
-        let go_on = self.carry_all(self.times.take(), go_on)?;
-        let way = self.lane.way().filter(|way| way.healing().is_none())?;
-        self.settle_way(&way);
-        if !way.is_open() {
-            return None;
-        }
-        let what = What::long("comparison");
-        let errand = self.watch.begin(Some(&way), what, None, Some(go_on));
-        let seen = look();
-        errand.end().map(|_| seen)
-    }
-
     /// Lets `work` look at both copies while they are in use; `None` unless the replica is followed
     /// and lacks nothing.
     pub fn on_ground<T>(self: &Arc<Self>, work: impl FnOnce(&dyn Ground) -> T) -> Option<T> {

@@ -97,8 +97,6 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     let scan = scan_of(config, &attached, began);
     let attached = Arc::new(attached);
 
-    let roots = [Some(&primary_root), replica_root.as_ref().ok()];
-    let roots = roots.map(|root| root.and_then(|root| root.try_clone().ok()));
     let engine = engine_of(config)?;
     let journal = attached.take_journal().map(Arc::new);
     let restarted = journal
@@ -180,11 +178,9 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
     start("room", &mirror, Mirror::measure)?;
     start("times", &mirror, Mirror::settle_times)?;
     start("tend", &mirror, Mirror::tend)?;
-    if verified == Verified::NotYet
-        && let [Some(primary), Some(replica)] = roots
-    {
+    if verified == Verified::NotYet {
         let (attached, stop) = (attached.clone(), signals.stop_switch());
-        first_look::meanwhile(attached, mirror.clone(), config, [primary, replica], stop)?;
+        first_look::meanwhile(attached, mirror.clone(), config, stop)?;
     }
     let caching = Caching {
         shared_primary: config.shared_primary,

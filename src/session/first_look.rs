@@ -3,29 +3,30 @@
 //! could have changed either of them (02-safety rule 18).
 //!
 //! It is quick: names and metadata. A small tree is looked at before it is served. A large one is
-//! served at once, as `unverified`, and looked at meanwhile: what seems to differ is looked at again
-//! while everything stands still for a moment, so that no change under way is taken for a
+//! served at once, as `unverified`, and looked at meanwhile as `mirrorfs verify --quick` does: what
+//! seems to differ is looked at again held in place, so that no change under way is taken for a
 //! difference.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::MountConfig;
-use super::refusal::Refusal;
+use super::control::Verify;
+use super::refusal::{Kind, Refusal};
+use super::verify::Comparison;
 use crate::mirror::attach::Attached;
 use crate::mirror::failure::show_path;
-use crate::mirror::resync::{Difference, How, Summary, differs_at};
+use crate::mirror::resync::{Difference, How};
 use crate::mirror::state::ReplicaState;
 use crate::mirror::{Mirror, Verified};
 
 /// So many names are looked at before serving them: a tenth of a second or so.
 const BEFORE_MAX: u64 = 20_000;
-/// Between two looks whether healing is over.
-const HEALING: Duration = Duration::from_millis(100);
-/// Differences that are looked at again.
-const AGAIN_MAX: usize = 1000;
+/// Between two looks whether the replica is there and healed.
+const POLL: Duration = Duration::from_millis(100);
+/// After a look that could not be finished.
+const LATER: Duration = Duration::from_secs(60);
 
 /// Looks at a small tree before it is served. What is to be healed first is looked at afterwards,
 /// if anybody could have changed it: since the machine was `restarted` the primary has lain bare.
@@ -50,7 +51,8 @@ pub(super) fn before(attached: &Attached, config: &MountConfig, restarted: bool)
     }
 }
 
-/// Looks at a large one while it is served, on a thread of its own.
+/// Looks at a large one while it is served, on a thread of its own, until all of it has been seen or
+/// somebody else has compared the copies.
 ///
 /// # Errors
 /// When there is no thread to be had.
@@ -58,29 +60,47 @@ pub(super) fn meanwhile(
     attached: Arc<Attached>,
     mirror: Arc<Mirror>,
     config: &MountConfig,
-    roots: [OwnedFd; 2],
     stop: Arc<AtomicBool>,
 ) -> Result<(), Refusal> {
-    let how = how(config, stop.clone());
+    let mountpoint = config.mountpoint.typed.display().to_string();
+    let bytes_per_second = config.bwlimit;
     let look = move || {
-        while mirror.replica_state() == ReplicaState::Resyncing {
-            if stop.load(Ordering::Relaxed) {
+        while wait_for_both(&mirror, &stop) {
+            let comparison = Comparison {
+                mirror: &mirror,
+                ignore: attached.lacks(),
+                mountpoint: &mountpoint,
+                bytes_per_second,
+                how: Verify {
+                    quick: true,
+                    repair: false,
+                },
+                stop: &stop,
+            };
+            let refusal = match comparison.run(&mut |_| {}) {
+                Ok((summary, _)) => {
+                    let count = summary.differences_total;
+                    let verified = verdict(&attached, &summary.differences, count);
+                    if let Verified::Differs { count, first } = &verified {
+                        tracing::warn!(
+                            "the copies differ; differences: {count}, such as {first} [MF-0022]"
+                        );
+                    }
+                    return mirror.set_verified(verified);
+                }
+                Err(refusal) => refusal,
+            };
+            if refusal.kind == Kind::Interrupted {
                 return;
             }
-            mirror.await_change(HEALING);
-        }
-        let summary = match attached.quick_check(how, &mut |_| {}) {
-            Ok(summary) => summary,
-            Err(failure) => {
-                tracing::warn!("the copies could not be compared: {failure}");
-                return;
+            tracing::info!(
+                "the copies could not be compared: {} They will be, later.",
+                refusal.why
+            );
+            let tried = Instant::now();
+            while tried.elapsed() < LATER && !stop.load(Ordering::Relaxed) {
+                mirror.await_change(POLL);
             }
-        };
-        if let Some(verified) = again(&attached, &mirror, &roots, summary) {
-            if let Verified::Differs { count, first } = &verified {
-                tracing::warn!("the copies differ in {count} places, such as {first} [MF-0022]");
-            }
-            mirror.set_verified(verified);
         }
     };
     std::thread::Builder::new()
@@ -90,34 +110,24 @@ pub(super) fn meanwhile(
         .map_err(|e| Refusal::system(format!("cannot start a thread: {e}.")))
 }
 
+/// Waits until the replica is followed and lacks nothing that is known. False when nobody needs to
+/// look any more.
+fn wait_for_both(mirror: &Mirror, stop: &AtomicBool) -> bool {
+    while !stop.load(Ordering::Relaxed) && mirror.health().verified == Verified::NotYet {
+        if mirror.replica_state() == ReplicaState::Unverified {
+            return true;
+        }
+        mirror.await_change(POLL);
+    }
+    false
+}
+
 fn how(config: &MountConfig, stop: Arc<AtomicBool>) -> How {
     How {
-        kept_max: AGAIN_MAX,
         one_file_system: config.one_file_system,
         stop: Some(stop),
         ..How::default()
     }
-}
-
-/// Looks once more at what seemed to differ. `None` when the replica has gone meanwhile.
-fn again(
-    attached: &Attached,
-    mirror: &Mirror,
-    roots: &[OwnedFd; 2],
-    summary: Summary,
-) -> Option<Verified> {
-    let more = summary.differences_total - summary.differences.len() as u64;
-    let lacks = attached.lacks();
-    let differs = |one: &Difference| {
-        let [primary, replica] = roots;
-        differs_at(primary.as_fd(), replica.as_fd(), &one.path, lacks)
-    };
-    let left: Vec<_> = mirror.stand_still(|| {
-        let all = summary.differences.into_iter();
-        all.filter(differs).collect()
-    })?;
-    let total = left.len() as u64 + more;
-    Some(verdict(attached, &left, total))
 }
 
 fn verdict(attached: &Attached, differences: &[Difference], count: u64) -> Verified {

@@ -179,8 +179,8 @@ impl Keeper {
             id: Id::Differences.to_string(),
             errno: None,
             text: format!(
-                "The copies differ although nothing is on its way: {count} differences,\n\
-                 such as {first}"
+                "The copies differ although nothing is on its way.\n\
+                 Differences: {count}, such as {first}"
             ),
             since: report.mounted_since,
         });

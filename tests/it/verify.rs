@@ -15,11 +15,12 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, utimensat};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::support::image::Image;
 use crate::support::mount::{TestMount, Wish};
 use crate::support::rng::{Rng, seed};
-use crate::support::run::{Guarded, MIRRORFS, Ran};
+use crate::support::run::{Guarded, MIRRORFS, Ran, run};
 use crate::support::{setting, wait_until};
-use crate::{need_healing, need_product, need_root};
+use crate::{need_healing, need_product, need_programs, need_root};
 
 /// Exit codes of the verb.
 const DIFFERENT: i32 = 1;
@@ -362,6 +363,56 @@ impl Busy {
             thread.join().expect("work");
         }
     }
+}
+
+/// Too many names to look at before they are served: what was changed behind the back of the mount is
+/// found while programs go on, and nothing else is.
+#[test]
+fn a_large_tree_is_looked_at_while_it_is_served() {
+    need_root!();
+    need_product!();
+    need_programs!("cp");
+    let image = Image::new("ext4", 512, &["-b", "4096", "-N", "50000"]);
+    let mut mount = Wish::default().base(&image.path()).prepare();
+    for number in 0..20_500 {
+        let path = mount.primary.join(format!("{}/{number}", number / 1000));
+        if number % 1000 == 0 {
+            std::fs::create_dir(path.parent().expect("a parent")).expect("mkdir");
+        }
+        std::fs::write(path, "").expect("write");
+    }
+    std::fs::remove_dir(&mount.replica).expect("rmdir");
+    let mut copy = Command::new("cp");
+    run(copy.arg("-a").args([&mount.primary, &mount.replica])).ok();
+    mount.try_mount(&["--adopt"]).ok();
+    mount.umount();
+    behind(&mount.replica, &["7/7123"], || {
+        std::fs::write(mount.replica.join("7/7123"), "tampered with").expect("write");
+    });
+    mount.mount();
+    assert_eq!(mount.state(), "unverified");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0;
+            while !over.load(Ordering::Relaxed) {
+                let path = mount.at(format!("{}/new", number % 20));
+                std::fs::write(&path, "new").expect("write");
+                std::fs::remove_file(path).expect("unlink");
+                number += 1;
+            }
+        });
+        wait_until("it was found", || mount.status().out.contains("7/7123"));
+        over.store(true, Ordering::Relaxed);
+    });
+    let status = mount.status();
+    assert!(
+        status.out.contains("Differences: 1, such as 7/7123: "),
+        "{status}"
+    );
+    mount.product("verify", &["--repair"]).ok();
+    assert_eq!(mount.state(), "in-sync");
+    mount.finish();
 }
 
 /// Comparing a busy mirror: nothing under way is a difference, and what is one is found all the same,

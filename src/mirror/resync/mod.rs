@@ -201,41 +201,6 @@ pub fn reconcile(
     }
 }
 
-/// Whether the objects at `path` differ on two roots, by names and metadata, now. What cannot be
-/// looked at differs.
-#[must_use]
-pub fn differs_at(
-    primary: BorrowedFd<'_>,
-    replica: BorrowedFd<'_>,
-    path: &[u8],
-    ignore: Lacks,
-) -> bool {
-    let is_root = path.is_empty();
-    let look = |root, copy| {
-        let held = if is_root {
-            walk::reopen(root)
-        } else {
-            walk::open_parent(root, path)
-                .and_then(|(dir, name)| walk::open(dir.as_fd(), name.as_c_str(), OFlags::PATH, 0))
-        };
-        match held {
-            Ok(held) => Attrs::read(held.as_fd(), copy, is_root).ok().map(Some),
-            Err(Errno::NOENT | Errno::NOTDIR) => Some(None),
-            Err(_) => None,
-        }
-    };
-    match (look(primary, Copy::Primary), look(replica, Copy::Replica)) {
-        (Some(None), Some(None)) => false,
-        (Some(Some(p)), Some(Some(r))) => {
-            let is_file = p.stat.kind() == FileType::RegularFile;
-            p.stat.kind() != r.stat.kind()
-                || is_file && p.stat.size != r.stat.size
-                || !p.differences(&r, ignore).is_empty()
-        }
-        _ => true,
-    }
-}
-
 type Outcome<T> = Result<T, Trouble>;
 
 /// Where a name was listed.
