@@ -62,17 +62,14 @@ fn scene(mib: u64, options: &[&str]) -> Scene {
     Scene { rig, image }
 }
 
-/// The fault is over: the mirror heals by itself, at first while the load goes on, and the application
-/// never got an error but those `foretold`. Under a load that never rests healing may not come to an
-/// end (docs/KNOWN_ISSUES.md), so that ends first.
+/// The fault is over: the mirror heals by itself while the load goes on, which never got an error but
+/// those `foretold`.
 #[track_caller]
 fn recovers(rig: &mut Rig, mut load: Load, foretold: &[Errno]) -> Tally {
-    if !healing_is_there() {
-        let tally = rig.judge(load, foretold);
+    if healing_is_there() {
         rig.heals_by_itself();
-        return tally;
+        load.wait_for(500);
     }
-    load.wait_for(500);
     let tally = rig.judge(load, foretold);
     rig.heals_by_itself();
     tally
