@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
 
-use crate::sys::Result;
+use crate::sys::{Result, clock};
 
 /// A point in time as the file system keeps it; `nanos` counts up from `seconds`, also before 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,14 @@ pub struct Time {
     pub seconds: i64,
     /// 0 to 999,999,999.
     pub nanos: u32,
+}
+
+impl Time {
+    /// What an inode that is made or changed now gets, or a little earlier.
+    #[must_use]
+    pub fn of_clock() -> Self {
+        clock::inode_now().into()
+    }
 }
 
 impl From<StatxTimestamp> for Time {

@@ -32,7 +32,7 @@ use crate::mirror::resync::Lacks;
 use crate::mirror::resync::content::Trouble;
 use crate::mirror::watch::{Hold, Standstill};
 use crate::store::op::Claims;
-use crate::store::{Ident, Node, Nodes, Op, Source};
+use crate::store::{Ident, Node, Nodes, Op, Source, Time};
 use crate::sys::Errno;
 use doubt::Doubt;
 use place::is_elsewhere;
@@ -183,6 +183,8 @@ pub struct Healing {
     /// Grows with every step within a hold, as long as both copies answer.
     pulse: Arc<AtomicU64>,
     began: Instant,
+    /// No op was skipped before; by the clock that inodes get their times from.
+    since: Time,
     waiting: Mutex<()>,
     woken: Condvar,
 }
@@ -208,6 +210,7 @@ impl Healing {
             marks_left: AtomicU64::new(0),
             pulse: Arc::default(),
             began: Instant::now(),
+            since: Time::of_clock(),
             waiting: Mutex::default(),
             woken: Condvar::new(),
         }

@@ -16,8 +16,8 @@ use crate::mirror::resync::Lack;
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{On, Trouble};
 use crate::mirror::resync::object::cannot_hold;
-use crate::store::node::{Link, Side};
-use crate::store::{Ident, Name, Stat, walk};
+use crate::store::node::{Link, Node, Side};
+use crate::store::{Ident, Name, Stat, Time, walk};
 use crate::sys::Errno;
 
 /// Twins looked up for new hard links in one hold.
@@ -43,6 +43,15 @@ struct Dir<'a> {
 }
 
 impl Worker<'_> {
+    /// The names in a directory once more, without a mark that says from when on. What stands under a
+    /// name on the replica may be what stood there on the primary before: all that was born since it
+    /// was looked at is looked at. What was born earlier and came here by a rename is displaced.
+    pub(super) fn names_again(&self, dir: &Node) -> Task {
+        let ident = dir.place(Side::Primary).ident();
+        let listed = ident.and_then(|ident| self.listed.get(&ident).copied());
+        Task::Names(Depth::names(listed.unwrap_or(self.healing.since)))
+    }
+
     /// Makes the names in a directory equal, then its attributes.
     pub(super) fn names(
         &mut self,
@@ -61,7 +70,7 @@ impl Worker<'_> {
         }
         let pair = way.open_dirs(self.ground)?;
         self.healing.dirs_opened.fetch_add(1, Ordering::Relaxed);
-        let is_root = way.is_root();
+        let (is_root, now) = (way.is_root(), Time::of_clock());
         let want = Attrs::read(pair.primary.as_fd(), Copy::Primary, is_root)?;
         let in_primary = walk::names(pair.primary.as_fd()).on(Copy::Primary, "getdents64")?;
         self.healing.beat();
@@ -114,6 +123,7 @@ impl Worker<'_> {
         if !wanted.is_empty() {
             return Ok(Next::With(wanted));
         }
+        self.listed.insert(ident, now);
         if depth.whole {
             self.wholes.insert(ident);
         }

@@ -21,8 +21,9 @@ use crate::sys::Errno;
 
 /// Rounds while the application goes on.
 const ROUNDS: u64 = 3;
-/// How long the application stands still at first; twice as long each time.
+/// How long the application stands still at first; twice as long each time, if its ground lets it.
 const STILL: Duration = Duration::from_millis(250);
+const STILL_MAX: Duration = Duration::from_secs(60);
 /// How long it goes on after that; half as long each time, but not less than the least.
 const BREATH: Duration = Duration::from_secs(1);
 const BREATH_MIN: Duration = Duration::from_millis(100);
@@ -77,7 +78,6 @@ impl Worker<'_> {
         }
         let standstill = self.ground.stand_still().map_err(Stop::Fault)?;
         let until = Instant::now() + self.squeeze.still.min(standstill.limit());
-        self.squeeze.still *= 2;
         self.squeeze.standstill = Some((standstill, until));
         Ok(())
     }
@@ -99,6 +99,8 @@ impl Worker<'_> {
         };
         let stood = standstill.end().ok_or_else(given_up)?;
         drop(stood);
+        // It was too short for what is left.
+        self.squeeze.still = (self.squeeze.still * 2).min(STILL_MAX);
         self.squeeze.next = Some(Instant::now() + self.squeeze.breath);
         self.squeeze.breath = (self.squeeze.breath / 2).max(BREATH_MIN);
         Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //! `Worker`: the rounds of one healing, and the work that is still to be done.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,15 +56,14 @@ impl Depth {
         leaves: true,
         since: None,
     };
-    /// Only what the replica has not, or not as it should.
-    const NAMES: Self = Self {
-        whole: false,
-        leaves: false,
-        since: Some(Time {
-            seconds: i64::MAX,
-            nanos: 0,
-        }),
-    };
+    /// What the replica has not, or not as it should, and what was born since.
+    pub(super) fn names(since: Time) -> Self {
+        Self {
+            whole: false,
+            leaves: false,
+            since: Some(since),
+        }
+    }
 }
 
 /// One object to heal, for one mark.
@@ -150,6 +149,8 @@ pub(super) struct Worker<'a> {
     pub(super) ways: HashSet<Ident>,
     /// What else was made on the replica, until its content and attributes have been carried.
     pub(super) bare: HashSet<Ident>,
+    /// When the names in a directory were made equal the last time.
+    pub(super) listed: HashMap<Ident, Time>,
     /// Directories of which everything is looked at in this round.
     pub(super) wholes: HashSet<Ident>,
     pub(super) summary: Summary,
@@ -188,6 +189,7 @@ impl<'a> Worker<'a> {
             twins: super::moves::Twins::default(),
             ways: HashSet::new(),
             bare: HashSet::new(),
+            listed: HashMap::new(),
             wholes: HashSet::new(),
             summary: Summary::default(),
             is_whole: false,
@@ -346,7 +348,7 @@ impl<'a> Worker<'a> {
             let task = match left.what {
                 What::Names if left.node.is_dir() => {
                     self.healing.changed(|doubt| doubt.soil(&left.node));
-                    Task::Names(Depth::NAMES)
+                    self.names_again(&left.node)
                 }
                 What::Content(range) if !left.node.is_dir() => Task::Content(range),
                 _ => Task::Attributes,
@@ -456,7 +458,7 @@ impl<'a> Worker<'a> {
                 let way = Way::to(&dir, |_| true);
                 let depth = way.map_or(0, |way| way.above().count());
                 let held = Held::known(self.ground.nodes(), &dir);
-                let item = Item::new(job, held, Task::Names(Depth::NAMES));
+                let item = Item::new(job, held, self.names_again(&dir));
                 self.jobs[job].left += 1;
                 dirs.push((depth, item));
             }
@@ -709,7 +711,7 @@ impl<'a> Worker<'a> {
         for dir in above.iter().rev() {
             let held = Held::known(self.ground.nodes(), dir);
             self.healing.changed(|doubt| doubt.soil(dir));
-            self.push(Item::new(job, held, Task::Names(Depth::NAMES)));
+            self.push(Item::new(job, held, self.names_again(dir)));
         }
         Ok(())
     }

@@ -322,3 +322,37 @@ fn what_is_skipped_while_its_mark_is_healed_is_healed_again() {
     bench.heal();
     bench.assert_equal();
 }
+
+/// A directory is healed, put in doubt again, and what is in it is removed and made anew under the
+/// same names: what the replica has under them is not that.
+#[test]
+fn what_is_made_anew_under_an_old_name_is_healed() {
+    for (holds, dir, other) in (0..12).flat_map(|n| [(n, "t", "u"), (n, "u", "t")]) {
+        let bench = Bench::new();
+        bench.notes.store(true, Ordering::Relaxed);
+        bench.mkdir("t");
+        bench.mkdir("u");
+        bench.mkdir(&format!("{dir}/d"));
+        bench.put(&format!("{dir}/d/f"), 0, b"old");
+        bench.put(&format!("{other}/f"), 0, b"content");
+        bench.start();
+        bench.put("t/new", 0, b"");
+        bench.put("u/new", 0, b"");
+        bench.before_hold(holds, move |bench| {
+            bench.go(Way::Healing);
+            bench.rename(&format!("{other}/f"), &format!("{dir}/f"));
+            bench.unlink(&format!("{dir}/d/f"));
+            bench.rmdir(&format!("{dir}/d"));
+            let (parent, name) = bench.split(&format!("{dir}/d"));
+            let action = Action::Mkdir {
+                parent,
+                name,
+                mode: 0o711,
+            };
+            bench.apply(action, &[]).expect("made");
+        });
+        bench.heal();
+        bench.settle();
+        bench.assert_equal();
+    }
+}
