@@ -6,6 +6,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
 
@@ -25,6 +26,24 @@ impl Time {
     #[must_use]
     pub fn of_clock() -> Self {
         clock::inode_now().into()
+    }
+
+    /// Nanoseconds since 1970.
+    #[must_use]
+    pub fn since_1970(self) -> i128 {
+        i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanos)
+    }
+
+    /// So much earlier; the earliest there is, at least.
+    #[must_use]
+    pub fn minus(self, span: Duration) -> Self {
+        let span = i128::try_from(span.as_nanos()).unwrap_or(i128::MAX);
+        let nanos = self.since_1970().saturating_sub(span);
+        let seconds = nanos.div_euclid(1_000_000_000);
+        Self {
+            seconds: i64::try_from(seconds).unwrap_or(i64::MIN),
+            nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
+        }
     }
 }
 

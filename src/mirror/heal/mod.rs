@@ -115,6 +115,9 @@ pub trait Ground: Sync {
     }
 }
 
+/// A clock that was set back by less than this, all in all, is not noticed, and makes no difference.
+const CLOCK_STEP: Duration = Duration::from_millis(100);
+
 /// Why healing ended before no mark was dirty.
 #[derive(Debug)]
 pub enum Stop {
@@ -279,6 +282,16 @@ impl Healing {
             marks_left: read(&self.marks_left),
             began: Some(self.began),
         }
+    }
+
+    /// What was skipped in a directory since it was `listed` was born at that time or later. `None`
+    /// when the clock was set back meanwhile: then no time says anything.
+    fn born_since(&self, listed: Option<Time>) -> Option<Time> {
+        let by_clock = Time::of_clock().since_1970() - self.since.since_1970();
+        let gone = self.began.elapsed().saturating_sub(CLOCK_STEP);
+        let is_back = by_clock < i128::try_from(gone.as_nanos()).unwrap_or(i128::MAX);
+        let since = listed.unwrap_or(self.since);
+        (!is_back).then(|| since.minus(CLOCK_STEP))
     }
 
     /// Ends a pause of the throttle, so that a stop is heard at once.

@@ -49,7 +49,7 @@ impl Worker<'_> {
     pub(super) fn names_again(&self, dir: &Node) -> Task {
         let ident = dir.place(Side::Primary).ident();
         let listed = ident.and_then(|ident| self.listed.get(&ident).copied());
-        Task::Names(Depth::names(listed.unwrap_or(self.healing.since)))
+        Task::Names(Depth::names(self.healing.born_since(listed)))
     }
 
     /// Makes the names in a directory equal, then its attributes.

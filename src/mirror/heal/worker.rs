@@ -56,12 +56,12 @@ impl Depth {
         leaves: true,
         since: None,
     };
-    /// What the replica has not, or not as it should, and what was born since.
-    pub(super) fn names(since: Time) -> Self {
+    /// What the replica has not, or not as it should, and what was born since; `None`: everything.
+    pub(super) fn names(since: Option<Time>) -> Self {
         Self {
             whole: false,
             leaves: false,
-            since: Some(since),
+            since,
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::{Healing, Stop};
 use crate::journal::{Aspect, Object};
@@ -397,4 +398,29 @@ fn whoever_stops_it_finds_the_rest_dirty() {
     std::fs::remove_file(bench.r("a/f1")).expect("unlink");
     bench.heal();
     bench.assert_equal();
+}
+
+#[test]
+fn a_clock_that_was_set_back_says_nothing() {
+    let healing = Healing::new();
+    let before = healing.since;
+    let ago = |millis| before.minus(Duration::from_millis(millis));
+    assert_eq!(healing.born_since(None), Some(ago(100)));
+    assert_eq!(healing.born_since(Some(ago(7))), Some(ago(107)));
+    // By a clock that cannot be set a second has gone; the other one knows nothing of it.
+    let second = Duration::from_secs(1);
+    let healing = Healing {
+        began: healing.began.checked_sub(second).expect("up for a second"),
+        ..healing
+    };
+    assert_eq!(healing.born_since(None), None);
+    // Forwards is no harm: too much is looked at.
+    let healing = Healing {
+        since: before.minus(2 * second),
+        ..healing
+    };
+    assert_eq!(
+        healing.born_since(None),
+        Some(before.minus(2 * second + Duration::from_millis(100)))
+    );
 }
