@@ -13,6 +13,7 @@ use std::process::Command;
 use crate::support::image::Image;
 use crate::support::mount::is_mounted;
 use crate::support::run::{find, run};
+use crate::support::wait_until;
 
 /// How many file systems share the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,10 +116,19 @@ impl Disk {
     fn unmount(&self, lazily: bool) {
         for name in NAMES {
             let place = self.places.path().join(name);
-            if is_mounted(&place) {
-                let how: &[&str] = if lazily { &["-l"] } else { &[] };
-                run(Command::new("umount").args(how).arg(place)).ok();
+            if !is_mounted(&place) {
+                continue;
             }
+            let how: &[&str] = if lazily { &["-l"] } else { &[] };
+            // The kernel closes the rings of a killed process a little after it has gone.
+            wait_until(format_args!("umount {}", place.display()), || {
+                let ran = run(Command::new("umount").args(how).arg(&place));
+                let is_busy = ran.err.contains("busy");
+                if !is_busy {
+                    ran.ok();
+                }
+                !is_busy
+            });
         }
     }
 
