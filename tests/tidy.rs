@@ -241,7 +241,7 @@ fn floors(path: &str, text: &str) -> Vec<String> {
     };
     let Some((_, may)) = ROOMS.iter().find(|(name, _)| *name == room) else {
         return vec![format!(
-            "{path}: `{room}` is no room of the house (01-house, tests/tidy.rs)"
+            "{path}: `{room}` is no room of the house (docs/DESIGN.md, tests/tidy.rs)"
         )];
     };
     let code = code(text);

@@ -42,7 +42,7 @@ pub(super) fn resolve(
     (atime.map(resolve), mtime.map(resolve))
 }
 
-/// The answer "no such name", which the kernel remembers: node id 0 (06-facts, fuser).
+/// The answer "no such name", which the kernel remembers: node id 0.
 pub(super) fn nothing() -> FileAttr {
     FileAttr {
         ino: INodeNo(0),

@@ -17,7 +17,7 @@ impl Mirror {
     /// or later and from another thread.
     ///
     /// An error is the primary's. A failed sync is kept on the node and answered again until it is
-    /// forgotten (02-safety rule 14).
+    /// forgotten (docs/SAFETY.md, rule 14).
     pub fn barrier_then(self: &Arc<Self>, node: Arc<Node>, scope: Scope, then: Durable) {
         let now = |then| self.barrier_now(&node, scope, then);
         let (mirror, kept) = (self.clone(), node.clone());

@@ -34,7 +34,7 @@ impl Mirror {
     }
 
     /// The log cannot be written any more. What may differ is not known from now on: the replica
-    /// is given up, and both stamps say so before anything goes on (02-safety rule 7).
+    /// is given up, and both stamps say so before anything goes on (docs/SAFETY.md, rule 7).
     ///
     /// # Errors
     /// `EIO` when no stamp could be written.
@@ -142,6 +142,34 @@ impl Mirror {
         self.tell();
         self.tending.fell();
         carried
+    }
+
+    /// Tries again to take the note that no copy could take: from then on the primary goes on alone.
+    pub(super) fn note_again(&self) {
+        if self.recorded.load(Ordering::Acquire) != UNRECORDABLE {
+            return;
+        }
+        let mut health = self.health.lock();
+        let Some(fault) = health.degraded.as_ref().map(|why| why.fault.clone()) else {
+            return;
+        };
+        let before = health.epoch;
+        let noted = creds::wear(Needs::DAEMON).and_then(|()| match fault.whose {
+            Whose::Log => self.record.log_lost(&fault).map(|()| before),
+            _ => self.record.degraded(&fault),
+        });
+        let Ok(epoch) = noted else {
+            return;
+        };
+        if epoch != before {
+            (health.epoch, health.epoch_before) = (epoch, Some(before));
+        }
+        self.recorded.store(RECORDED, Ordering::Release);
+        drop(health);
+        tracing::warn!(
+            "it could be noted after all that the replica failed: changes go on [MF-0004]"
+        );
+        self.record.leave();
     }
 
     /// What the kernel knows has no place on the replica any more. Closing its descriptors may

@@ -10,7 +10,7 @@
 //!   in them included: a tree that is unpacked costs one mark. The proof is the birth time: healing
 //!   looks at what was born after the mark, so only what was is covered ([`Intent::born`]). Such a
 //!   node remembers the mark ([`Node::cover`]) until that is cleared.
-//! - A node that moves away from its mark is covered no longer (02-safety rule 2). Under another
+//! - A node that moves away from its mark is covered no longer (docs/SAFETY.md, rule 2). Under another
 //!   mark that includes it by its birth it goes on; else it gets one of its own, before the move.
 //! - Several files of one directory that need marks get one of the directory together.
 

@@ -65,13 +65,13 @@ pub trait Record: Send + Sync {
     /// Makes durable, before it returns, that the primary goes on alone. Returns the new epoch.
     ///
     /// # Errors
-    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    /// When no copy could take the note: then nothing may be acknowledged (docs/SAFETY.md, rule 7).
     fn degraded(&self, fault: &Fault) -> Result<u64>;
     /// Makes durable, before it returns, that nobody knows what may differ: the write-intent log
     /// is lost.
     ///
     /// # Errors
-    /// When no copy could take the note: then nothing may be acknowledged (02-safety rule 7).
+    /// When no copy could take the note: then nothing may be acknowledged (docs/SAFETY.md, rule 7).
     fn log_lost(&self, fault: &Fault) -> Result<()>;
     /// Makes durable that both copies are equal, and the copies before that.
     ///

@@ -2,7 +2,7 @@
 //! `Order`: overlapping ops take turns, all others pass.
 //!
 //! Two overlapping writes that reach the two copies in different orders leave them different for
-//! ever (02-safety, trap 1):
+//! ever (docs/SAFETY.md, trap 1):
 //!
 //! ```text
 //!   t1  primary: AAAA                         replica: AAAA

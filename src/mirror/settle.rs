@@ -33,7 +33,7 @@ pub enum OnReplicaError {
 /// The answer to an op whose primary result is `primary`.
 ///
 /// # Errors
-/// The primary's own error as it is. `EIO` when the doubt could not be recorded (02-safety rule
+/// The primary's own error as it is. `EIO` when the doubt could not be recorded (docs/SAFETY.md, rule
 /// 7), or when the user wants replica errors to be errors.
 pub fn settle<T>(primary: Result<T>, carried: Carried, policy: OnReplicaError) -> Result<T> {
     let answer = primary?;

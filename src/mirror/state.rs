@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //! The states of a replica and of a mirror, and which one follows which. Pure.
 //!
-//! The words are the interface's (03-interface.md 4.7): `status`, JSON, events and metrics all say
+//! The words are the interface's (docs/CLI_ABI.md): `status`, JSON, events and metrics all say
 //! them through [`ReplicaState::word`] and [`MirrorState::word`].
 
 use std::fmt;

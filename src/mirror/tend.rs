@@ -210,6 +210,7 @@ impl Mirror {
                 // Who holds on to a way that is closed keeps the replica from being taken in.
                 let left = way.take();
                 self.ask_replica(None, What::new("close"), || drop(left));
+                self.note_again();
                 way = self.reach(asked || self.tending.at_once);
             }
             limit = match &way {
@@ -447,7 +448,7 @@ impl Mirror {
         if point.is_empty() || way.healing().is_some() {
             return;
         }
-        // An unsettled time is a mark (02-safety rule 16).
+        // An unsettled time is a mark (docs/SAFETY.md, rule 16).
         let too_long = self.carry_all(self.times.take(), too_long);
         if let Err(errno) = self.primary.sync_all() {
             self.doubt(errno, "a sync of the primary failed".to_owned());

@@ -4,7 +4,7 @@
 //! Each copy's file system stamps its own clock into `mtime` when something is written or a name
 //! changes, so the replica's differs by some microseconds. Setting it again after every write
 //! would double the cost of small ones. So an op notes the node, and once it has been quiet for a
-//! moment its times are copied, exactly, from the primary (02-safety, trap 6 and rule 16).
+//! moment its times are copied, exactly, from the primary (docs/SAFETY.md, trap 6 and rule 16).
 //!
 //! A time noted after an op's replica part is done is carried over later than that part: whatever
 //! the replica's clock wrote meanwhile is overwritten. fsync and unmount carry first.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-//! `Watch`: nobody waits for a replica that hangs (02-safety, rules 9 and 10).
+//! `Watch`: nobody waits for a replica that hangs (docs/SAFETY.md, rules 9 and 10).
 //!
 //! A thread cannot be called back from a system call on a disk that does not answer. So whoever calls
 //! the replica leaves an [`Errand`] here: since when, and what is to be done without it - the turn to

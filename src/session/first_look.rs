@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //! The first look at two copies that are believed equal: while the mirror was not mounted anybody
-//! could have changed either of them (02-safety rule 18).
+//! could have changed either of them (docs/SAFETY.md, rule 18).
 //!
 //! It is quick: names and metadata. A small tree is looked at before it is served. A large one is
 //! served at once, as `unverified`, and looked at meanwhile as `mirrorfs verify --quick` does: what

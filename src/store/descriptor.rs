@@ -5,7 +5,7 @@
 //! one, and keeps it until others need the room: a second-chance ring per tree. Two kinds stay
 //! out of the ring's reach: descriptors of nodes that no name leads to any more (pinned until
 //! FORGET), and those with writes that were never synced, because the error of a failed writeback
-//! is reported through the descriptor that wrote (02-safety rule 14).
+//! is reported through the descriptor that wrote (docs/SAFETY.md, rule 14).
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

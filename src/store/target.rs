@@ -2,7 +2,7 @@
 //! `Tree` as a [`Target`]: carrying out ops on one copy.
 //!
 //! The same code serves primary and replica, and leaves the decision whose result counts to the
-//! mirror. Backing files are never open with `O_APPEND`: the offset is the op's own (02-safety,
+//! mirror. Backing files are never open with `O_APPEND`: the offset is the op's own (docs/SAFETY.md,
 //! trap 3), and set-id bits are cleared by each copy's own file system, given the right
 //! credentials (trap 7).
 

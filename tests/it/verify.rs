@@ -612,7 +612,7 @@ fn a_users_mirror_is_compared() {
     mount.finish();
 }
 
-/// 02-safety P9: every flipped bit is found, at its place, and nothing else. `MIRRORFS_FLIPS`: more.
+/// docs/SAFETY.md: every flipped bit is found, at its place, and nothing else. `MIRRORFS_FLIPS`: more.
 #[test]
 fn every_flipped_bit_is_found() {
     need_product!();

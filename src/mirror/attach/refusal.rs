@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// The ids of 03-interface.md 4.6: "an error keeps its id for ever".
+/// The ids of docs/TROUBLESHOOTING.md: "an error keeps its id for ever".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Id {
@@ -90,7 +90,7 @@ impl Refusal {
     }
 }
 
-/// As in 03-interface.md 4.3, without the leading `mirrorfs: `.
+/// As in docs/CLI_ABI.md, without the leading `mirrorfs: `.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.why)?;

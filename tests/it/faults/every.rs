@@ -13,7 +13,7 @@ use crate::support::rng::seed;
 use crate::support::run::{Guarded, run};
 use crate::support::tamper::Tampered;
 use crate::support::{breathe, healing_is_there, setting, wait_until};
-use crate::{need_product, need_programs, need_root};
+use crate::{need_healing, need_product, need_programs, need_root};
 
 const THREADS: usize = 3;
 /// strace sees no calls that go through a ring.
@@ -85,6 +85,50 @@ fn killed_at_the_nth_call() {
         }
     }
     assert!(deaths > 0, "no call was ever reached");
+    rig.finish();
+}
+
+/// A load during which the n-th of these calls of each thread fails, on whichever copy or on the log.
+/// Whether any did.
+fn fails(rig: &mut Rig, calls: &str, n: u64) -> bool {
+    let trace = format!("trace={calls}");
+    let inject = format!("inject={calls}:error=EIO:when={n}");
+    let log = rig.mount.scratch.join("strace.log");
+    let tampered = Tampered::with(&rig.mount, &["-e", &trace, "-e", &inject]);
+    let mut orders = rig.orders();
+    (orders.ops, orders.syncs) = (200, 15);
+    let notes = Load::start(orders).ended();
+    drop(tampered);
+    rig.judge_notes(&notes, &[rustix::io::Errno::IO]);
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    log.contains("(INJECTED)")
+}
+
+/// The n-th call of a thread fails, on whichever copy or on the log: the application gets an error for
+/// what the primary could not do, and the copies are made equal again.
+#[test]
+fn failed_at_the_nth_call() {
+    need_root!();
+    need_product!();
+    need_programs!("strace");
+    need_healing!();
+    let wish = Wish::default().arg("-o").arg(VISIBLE);
+    let mut rig = Rig::new(wish, THREADS, seed("every"));
+    let mut failures = 0;
+    for n in numbers() {
+        for calls in [CHANGES, SYNCS] {
+            failures += usize::from(fails(&mut rig, calls, n));
+            let json = rig.mount.status_json();
+            honest(&json);
+            if json["reason"]["id"] == "MF-0029" {
+                // The log could not be written: nobody knows what differs.
+                rig.mount.umount();
+                rig.remount_in_doubt();
+            }
+            rig.is_made_sure();
+        }
+    }
+    assert!(failures > 0, "no call was ever reached");
     rig.finish();
 }
 

@@ -162,6 +162,27 @@ impl Rig {
         }
     }
 
+    /// In-sync by itself, or by a complete comparison when only that can tell; then equal.
+    #[track_caller]
+    pub(crate) fn is_made_sure(&mut self) {
+        let until = Instant::now() + Duration::from_secs(15);
+        loop {
+            let json = self.mount.status_json();
+            honest(&json);
+            let state = json["state"].as_str().unwrap_or_default().to_owned();
+            if state == "in-sync" {
+                break;
+            }
+            if state == "unverified" || Instant::now() > until {
+                eprintln!("{state}: sync --full");
+                self.mount.product("sync", &["--full"]).ok();
+                break;
+            }
+            breathe();
+        }
+        self.is_equal();
+    }
+
     /// `mirrorfs sync MOUNTPOINT`: in-sync now, both copies durable, no mark left.
     #[track_caller]
     pub(crate) fn sync(&mut self) {

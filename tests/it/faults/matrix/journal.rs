@@ -2,11 +2,8 @@
 //! The write-intent log fails. The application notices nothing, and nothing is called in-sync that
 //! was not compared: what becomes in-sync afterwards is equal.
 
-use std::time::{Duration, Instant};
-
 use super::{Replugged, THREADS, ext4};
 use crate::faults::rig::{Ballast, Rig, honest};
-use crate::support::breathe;
 use crate::support::image::Image;
 use crate::support::mount::Wish;
 use crate::support::rng::{Rng, seed};
@@ -20,27 +17,6 @@ fn rig_on(image: &Image, options: &[&str]) -> Rig {
         .iter()
         .fold(Wish::default(), |w, o| w.arg("-o").arg(*o));
     Rig::on(wish, &state, THREADS, seed("matrix"))
-}
-
-/// In-sync by itself, or by a complete comparison when only that can tell; then equal.
-#[track_caller]
-fn made_sure(rig: &mut Rig) {
-    let until = Instant::now() + Duration::from_secs(15);
-    loop {
-        let json = rig.mount.status_json();
-        honest(&json);
-        let state = json["state"].as_str().unwrap_or_default().to_owned();
-        if state == "in-sync" {
-            break;
-        }
-        if state == "unverified" || Instant::now() > until {
-            eprintln!("journal: {state}: sync --full");
-            rig.mount.product("sync", &["--full"]).ok();
-            break;
-        }
-        breathe();
-    }
-    rig.is_equal();
 }
 
 /// Its disk is full.
@@ -58,7 +34,7 @@ fn journal_full() {
     rig.kill(load, false);
     drop(ballast);
     rig.remount_in_doubt();
-    made_sure(&mut rig);
+    rig.is_made_sure();
     rig.finish();
 }
 
@@ -101,7 +77,7 @@ fn journal_damaged() {
         }
         assert!(spoiled > 0, "there was no journal");
         rig.remount_in_doubt();
-        made_sure(&mut rig);
+        rig.is_made_sure();
     }
     rig.finish();
 }
@@ -125,7 +101,7 @@ fn journal_disk_fails() {
     image.unmount(true);
     let plugged = Replugged::new(&image);
     rig.remount_in_doubt();
-    made_sure(&mut rig);
+    rig.is_made_sure();
     rig.finish();
     drop(plugged);
 }
