@@ -24,13 +24,13 @@ use parking_lot::{Condvar, Mutex};
 use super::attach::refusal::{Id, Refusal};
 use super::events::{Change, Events};
 use super::failure::errno_name;
-use super::heal::{Ground, Healing, Limit, Stop};
+use super::heal::{Ground, Healing, Stop};
 use super::lane::{Lane, Way};
 use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
 use super::report::{Resync, Syncs};
 use super::state::ReplicaState;
-use super::watch::{Hold, Rest, What};
+use super::watch::{Hold, Rest, Standstill, What};
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
 use crate::journal::{Counts, Dirty, Journal, Pins};
 use crate::store::op::Claims;
@@ -39,9 +39,7 @@ use crate::sys::{Errno, clock};
 
 /// Between two looks for a replica that failed or is away.
 const RETRY: Duration = Duration::from_secs(10);
-/// Rounds of healing while the application goes on, before everything stands still for the rest;
-/// and how long it may stand still.
-const ROUNDS: u64 = 3;
+/// How long the application may stand still for healing.
 const STILL_MAX: Duration = Duration::from_secs(4);
 /// Between two checkpoints, while there is something to clear.
 const CHECKPOINT: Duration = Duration::from_secs(30);
@@ -337,13 +335,14 @@ impl Mirror {
             replica_root: root,
             journal: intent.journal(),
         };
-        let healed = self.heal_all(way, &healing, &ground);
+        let throttle = self.tending.bytes_per_second;
+        let healed = healing.run(&ground, &self.tending.stop, throttle);
         if !way.is_open() {
             // What was taken for healed after that may not be.
             intent.journal().soil_all();
         }
         match healed {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Stop::Asked) => return,
             Err(Stop::Fault(fault)) => {
                 self.fail(fault, way);
@@ -368,46 +367,6 @@ impl Mirror {
         }
         drop(health);
         self.tell();
-    }
-
-    /// Heals until nothing is missing, and nothing was skipped meanwhile.
-    ///
-    /// A few rounds while the application goes on, each of which leaves what was skipped meanwhile;
-    /// under a heavy load on a few directories that is never nothing. So then everything stands
-    /// still for what is left, for a short time: if that is not enough, once more.
-    fn heal_all(&self, way: &Arc<Way>, healing: &Healing, ground: &Live<'_>) -> Result<(), Stop> {
-        let (stop, throttle) = (&self.tending.stop, self.tending.bytes_per_second);
-        loop {
-            let rounds = Limit {
-                rounds: Some(ROUNDS),
-                until: None,
-            };
-            healing.run_within(ground, stop, throttle, rounds)?;
-            let still = self.gate.hold();
-            way.settle().map_err(Stop::Fault)?;
-            let go_on: Rest = Box::new(move |_| drop(still));
-            let what = What::long("the end of healing");
-            let errand = self.watch.begin(Some(way), what, None, Some(go_on));
-            let short = Limit {
-                rounds: None,
-                until: Some(Instant::now() + STILL_MAX.min(self.watch.patience()) * 3 / 4),
-            };
-            let done = healing.run_within(ground, stop, None, short);
-            let standing = errand.end();
-            if standing.is_none() || !way.is_open() {
-                let late = Fault::new(Errno::TIMEDOUT, "the end of healing".to_owned());
-                return Err(Stop::Fault(late));
-            }
-            match done {
-                Ok(_) if self.is_still_whole(way, ground.journal) => {
-                    drop(standing);
-                    return Ok(());
-                }
-                Err(Stop::Asked) if !stop.load(Ordering::Relaxed) => {}
-                done => done.map(drop)?,
-            }
-            drop(standing);
-        }
     }
 
     /// Tells whoever listens, and the log, when the state of the replica is another one.
@@ -731,6 +690,27 @@ impl Ground for Live<'_> {
         let pins = Pins::default();
         self.way.set_times(node, (stat.atime, stat.mtime), pins)?;
         self.way.settle()
+    }
+
+    fn stand_still(&self) -> Result<Standstill<'_>, Fault> {
+        let still = self.mirror.gate.hold();
+        self.way.settle()?;
+        if !self.way.is_open() {
+            return Err(Fault::new(Errno::CANCELED, "healing".to_owned()));
+        }
+        let go_on: Rest = Box::new(move |_| drop(still));
+        let what = What::long("healing while everything stands still");
+        let errand = self
+            .mirror
+            .watch
+            .begin(Some(self.way), what, None, Some(go_on));
+        // A program that waits for this is to see no more of it than of a replica that is given up.
+        let limit = STILL_MAX.min(self.mirror.watch.patience()) * 3 / 4;
+        Ok(Standstill::of(errand, limit))
+    }
+
+    fn is_healed(&self) -> bool {
+        self.mirror.is_still_whole(self.way, self.journal)
     }
 
     fn is_whole(&self) -> bool {

@@ -469,6 +469,44 @@ impl Drop for Hold<'_> {
     }
 }
 
+/// Everything stands still for healing, until this is ended or the replica hangs.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Standstill<'a> {
+    errand: Option<Errand<'a>>,
+    limit: Duration,
+}
+
+impl<'a> Standstill<'a> {
+    pub(super) fn of(errand: Errand<'a>, limit: Duration) -> Self {
+        let errand = Some(errand);
+        Self { errand, limit }
+    }
+
+    /// How long it may last.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Everything goes on once what this returns is dropped. `None`: it does so already.
+    #[must_use]
+    pub fn end(mut self) -> Option<Option<Owed>> {
+        match self.errand.take() {
+            Some(errand) => errand.end().map(Some),
+            None => Some(None),
+        }
+    }
+}
+
+impl Drop for Standstill<'_> {
+    fn drop(&mut self) {
+        if let Some(errand) = self.errand.take() {
+            drop(errand.end());
+        }
+    }
+}
+
 /// An answer that two may give, of whom one comes first.
 pub(super) struct Either<T>(Arc<Mutex<Option<T>>>);
 

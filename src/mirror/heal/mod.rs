@@ -8,7 +8,9 @@
 //!
 //! One round: find the objects of all dirty marks; move what was renamed; make the names of
 //! directories equal, from the top down, and what is new or doubtful in them; then the content and
-//! attributes of what is left. Rounds follow until no mark is dirty.
+//! attributes of what is left. Rounds follow until no mark is dirty. A heavy load skips something in
+//! every one of them: after a few the application stands still now and then, and always for the last
+//! look (`heal/still.rs`).
 //!
 //! Three rules keep it from doing harm. A mark is pinned until all it covers is healed, or a
 //! checkpoint could clear it in between. A replica inode that may be another object's is replaced,
@@ -28,7 +30,7 @@ use crate::mirror::failure::{Copy, Named};
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::Lacks;
 use crate::mirror::resync::content::Trouble;
-use crate::mirror::watch::Hold;
+use crate::mirror::watch::{Hold, Standstill};
 use crate::store::op::Claims;
 use crate::store::{Ident, Node, Nodes, Op, Source};
 use crate::sys::Errno;
@@ -46,6 +48,7 @@ mod moves;
 mod names;
 mod place;
 mod skipped;
+mod still;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -83,6 +86,19 @@ pub trait Ground: Sync {
         _ = node;
         Ok(())
     }
+    /// Lets no op begin until this is ended, once those under way have ended on both copies. No turn
+    /// is held then.
+    ///
+    /// # Errors
+    /// A fault of the replica.
+    fn stand_still(&self) -> std::result::Result<Standstill<'_>, Fault> {
+        Ok(Standstill::default())
+    }
+    /// Nothing more was found while everything stands still: whether nothing is missing from the
+    /// replica, which is followed without exception then.
+    fn is_healed(&self) -> bool {
+        true
+    }
     /// Whether the replica is followed and lacks nothing that is known.
     fn is_whole(&self) -> bool {
         true
@@ -97,15 +113,6 @@ pub trait Ground: Sync {
     fn vouches(&self) -> bool {
         true
     }
-}
-
-/// How far one run of healing goes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limit {
-    /// Rounds, at most.
-    pub rounds: Option<u64>,
-    /// Not longer than that.
-    pub until: Option<Instant>,
 }
 
 /// Why healing ended before no mark was dirty.
@@ -277,11 +284,8 @@ impl Healing {
         self.woken.notify_all();
     }
 
-    /// Heals until no mark is dirty. `throttle` is how many bytes may be read and written per
-    /// second, if there is a limit.
-    ///
-    /// Whoever calls this closes the door on ops before it believes that nothing is dirty: one may
-    /// be skipped right after the last look.
+    /// Heals until no mark is dirty and the ground says that nothing is missing any more. `throttle`
+    /// is how many bytes may be read and written per second, if there is a limit.
     ///
     /// # Errors
     /// Why it ended before; everything not healed is dirty again then.
@@ -291,24 +295,7 @@ impl Healing {
         stop: &AtomicBool,
         throttle: Option<u64>,
     ) -> std::result::Result<Summary, Stop> {
-        self.run_within(ground, stop, throttle, Limit::default())
-    }
-
-    /// As [`Self::run`], for so many rounds, or so long. What is left after the rounds is known
-    /// still; what is left when the time is over is dirty again.
-    ///
-    /// # Errors
-    /// As [`Self::run`]; [`Stop::Asked`] when the time is over.
-    pub fn run_within(
-        &self,
-        ground: &dyn Ground,
-        stop: &AtomicBool,
-        throttle: Option<u64>,
-        limit: Limit,
-    ) -> std::result::Result<Summary, Stop> {
-        Worker::new(self, ground, stop, throttle)
-            .within(limit)
-            .run()
+        Worker::new(self, ground, stop, throttle).run()
     }
 
     /// Waits as long as `bytes` take at the rate allowed, unless it is stopped meanwhile.

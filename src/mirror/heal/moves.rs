@@ -245,7 +245,7 @@ impl Worker<'_> {
                     let made = rustix::fs::mkdirat(&dir, name, Mode::RWXU);
                     made.on(Copy::Replica, "mkdirat")?;
                     self.summary.created += 1;
-                    self.made.insert(primary.ident);
+                    self.ways.insert(primary.ident);
                     self.ground.twin_replaced(primary.ident);
                     walk::open_dir(dir.as_fd(), name)
                 }

@@ -285,6 +285,7 @@ impl Worker<'_> {
             made => made.on(Copy::Replica, "mknodat")?,
         }
         self.summary.created += 1;
+        self.bare.insert(primary.ident);
         self.ground.twin_replaced(primary.ident);
         let stat = Stat::of_name(at, c_name).on(Copy::Replica, "statx")?;
         Ok(Some(stat))
@@ -402,10 +403,12 @@ impl Worker<'_> {
             // The same clock on both sides: a mark is stamped with the time that inodes get.
             primary.btime.is_none_or(|born| born >= since)
         });
+        // Made a moment ago, and left when its directory had to be looked at again.
+        let is_new = is_new || self.bare.contains(&primary.ident);
         let displaced = self.healing.doubt.lock().is_displaced(primary.ident);
         let whole = is_new || dir.depth.whole || born || displaced;
         if primary.is_dir() {
-            let is_way = self.made.remove(&primary.ident);
+            let is_way = self.ways.contains(&primary.ident);
             if !(whole || is_way) {
                 return Ok(());
             }

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use super::links::Links;
 use super::place::{self, Found, Held, Way};
 use super::skipped::What;
-use super::{Ground, Halt, Healing, Limit, Outcome, Stop, Summary};
+use super::still::Squeeze;
+use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::failure::Copy;
 use crate::mirror::replica::Fault;
@@ -134,7 +134,7 @@ pub(super) struct Worker<'a> {
     pub(super) ground: &'a dyn Ground,
     pub(super) stop: &'a AtomicBool,
     throttle: Option<u64>,
-    limit: Limit,
+    pub(super) squeeze: Squeeze<'a>,
     pub(super) jobs: Vec<Job>,
     dirs: Vec<Item>,
     leaves: Vec<Item>,
@@ -145,8 +145,11 @@ pub(super) struct Worker<'a> {
     pub(super) content: Content,
     pub(super) links: Links,
     pub(super) twins: super::moves::Twins,
-    /// Directories made on the way to what was moved: nothing is in them yet.
-    pub(super) made: HashSet<Ident>,
+    /// Directories made on the way to what was moved, until they have been looked at: nothing is in
+    /// them yet.
+    pub(super) ways: HashSet<Ident>,
+    /// What else was made on the replica, until its content and attributes have been carried.
+    pub(super) bare: HashSet<Ident>,
     /// Directories of which everything is looked at in this round.
     pub(super) wholes: HashSet<Ident>,
     pub(super) summary: Summary,
@@ -173,7 +176,7 @@ impl<'a> Worker<'a> {
             ground,
             stop,
             throttle,
-            limit: Limit::default(),
+            squeeze: Squeeze::default(),
             jobs: Vec::new(),
             dirs: Vec::new(),
             leaves: Vec::new(),
@@ -183,7 +186,8 @@ impl<'a> Worker<'a> {
             content: Content::new(),
             links: Links::default(),
             twins: super::moves::Twins::default(),
-            made: HashSet::new(),
+            ways: HashSet::new(),
+            bare: HashSet::new(),
             wholes: HashSet::new(),
             summary: Summary::default(),
             is_whole: false,
@@ -192,12 +196,6 @@ impl<'a> Worker<'a> {
             stuck: 0,
             renames: 0,
         }
-    }
-
-    /// The same, that goes no further than `limit`.
-    pub(super) fn within(mut self, limit: Limit) -> Self {
-        self.limit = limit;
-        self
     }
 
     pub(super) fn run(mut self) -> Result<Summary, Stop> {
@@ -220,17 +218,18 @@ impl<'a> Worker<'a> {
     fn rounds(&mut self) -> Result<(), Stop> {
         loop {
             self.check_stop()?;
-            let rounds = self.summary.rounds;
-            if self.waiting.is_empty() && self.limit.rounds.is_some_and(|most| rounds >= most) {
-                return Ok(());
-            }
             let any = self.collect()? | self.take_skipped();
             self.show_left();
             if self.jobs.iter().all(|job| job.pins.is_none()) {
                 if any {
                     continue;
                 }
-                return Ok(());
+                if self.is_standing() && self.is_healed()? {
+                    return Ok(());
+                }
+                // Something may be skipped right after the last look: nothing is, before the next.
+                self.stand_still()?;
+                continue;
             }
             self.summary.rounds += 1;
             self.wholes.clear();
@@ -243,11 +242,7 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn check_stop(&self) -> Result<(), Stop> {
-        let late = self
-            .limit
-            .until
-            .is_some_and(|until| Instant::now() >= until);
-        if late || self.stop.load(Ordering::Relaxed) {
+        if self.stop.load(Ordering::Relaxed) {
             return Err(Stop::Asked);
         }
         Ok(())
@@ -555,6 +550,7 @@ impl<'a> Worker<'a> {
         while attempts < ATTEMPTS {
             self.check_stop()?;
             self.rest();
+            self.squeeze()?;
             let Some(way) = self.way_to(item.held.node()) else {
                 if !self.is_gone(item.held.node())? {
                     continue; // a rename was under way
@@ -584,8 +580,13 @@ impl<'a> Worker<'a> {
             let next = self.perform(&mut item, &way, &others);
             match next {
                 // While nothing can be skipped there.
-                Ok(Next::Done) if matches!(item.task, Task::Names(_)) => {
-                    self.healing.skipped.lock().named(item.held.node());
+                Ok(Next::Done) => {
+                    let ident = item.held.ident();
+                    self.ways.remove(&ident);
+                    self.bare.remove(&ident);
+                    if matches!(item.task, Task::Names(_)) {
+                        self.healing.skipped.lock().named(item.held.node());
+                    }
                 }
                 Err(Halt::Lost) => self.unlearn(&way, &item),
                 _ => {}
@@ -713,7 +714,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// An object could not be found where all names say it is: its mark is left for another round.
+    /// An object could not be found where all names say it is: its mark is left for another round. If
+    /// it was come upon on the way, nobody but the mark of the whole tree is sure to lead there again.
     fn give_up(&mut self, item: Item) -> Result<(), Stop> {
         self.stuck += 1;
         let path = item.held.node().display_path();
@@ -721,6 +723,7 @@ impl<'a> Worker<'a> {
             let doing = format!("healing of {path}: it is not where the mount knows it to be");
             return Err(Stop::Fault(Fault::new(Errno::STALE, doing)));
         }
+        self.must_escalate |= !item.is_top;
         let job = &mut self.jobs[item.job];
         job.mark.set_dirty();
         job.pins.iter().for_each(Pins::soil);
@@ -742,7 +745,7 @@ impl<'a> Worker<'a> {
     /// Between two holds: as slow as it is told to be.
     fn rest(&mut self) {
         let bytes = std::mem::take(&mut self.moved_bytes);
-        if bytes > 0 {
+        if bytes > 0 && !self.is_standing() {
             self.healing.pace(bytes, self.throttle, self.stop);
         }
     }

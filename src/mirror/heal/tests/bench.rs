@@ -48,6 +48,8 @@ pub(super) struct Bench {
     pub(super) way: Mutex<Way>,
     touched: Mutex<Vec<Arc<Node>>>,
     pub(super) vouches: AtomicBool,
+    /// What is skipped while it is healed is noted in detail; else its marks are made dirty.
+    pub(super) notes: AtomicBool,
     /// What happens right before a hold: before how many more, and what.
     pub(super) before_hold: Mutex<Option<(u32, Hook)>>,
 }
@@ -92,6 +94,7 @@ impl Bench {
             way: Mutex::new(Way::Both),
             touched: Mutex::default(),
             vouches: AtomicBool::new(true),
+            notes: AtomicBool::new(false),
             before_hold: Mutex::default(),
         }
     }
@@ -290,16 +293,26 @@ impl Bench {
                 ) if way == Way::Healing => {
                     healing.missed(&op);
                     self.align(&op);
-                    pins.soil();
+                    self.skip(&op, &pins);
                 }
                 Err(errno) => panic!("{} on the replica: {errno:?}", op.verb()),
             }
         } else {
             self.align(&op);
-            pins.soil();
+            self.skip(&op, &pins);
         }
         drop(turn);
         Ok(node)
+    }
+
+    /// An op that went to the primary only.
+    fn skip(&self, op: &Op<'_>, pins: &Pins) {
+        let healing = *self.way.lock() == Way::Healing && self.notes.load(Ordering::Relaxed);
+        if healing {
+            self.healing.lock().skipped(op, pins);
+        } else {
+            pins.soil();
+        }
     }
 
     /// The replica will have these under the names of the primary, once it is healed.
