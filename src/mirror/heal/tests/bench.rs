@@ -52,6 +52,8 @@ pub(super) struct Bench {
     pub(super) notes: AtomicBool,
     /// What happens right before a hold: before how many more, and what.
     pub(super) before_hold: Mutex<Option<(u32, Hook)>>,
+    /// What the replica did not follow: it counts as a difference.
+    went_wrong: Mutex<Vec<String>>,
 }
 
 pub(super) type Hook = Box<dyn FnOnce(&Bench) + Send>;
@@ -96,6 +98,7 @@ impl Bench {
             vouches: AtomicBool::new(true),
             notes: AtomicBool::new(false),
             before_hold: Mutex::default(),
+            went_wrong: Mutex::default(),
         }
     }
 
@@ -275,6 +278,10 @@ impl Bench {
             .extend(op.directories().into_iter().chain(op.content()).cloned());
         let way = *self.way.lock();
         let healing = self.healing.lock().clone();
+        if way == Way::Healing {
+            // Between the two copies there is time for healing.
+            (0..64).for_each(|_| std::thread::yield_now());
+        }
         let carried = match way {
             Way::Both => true,
             Way::Primary => false,
@@ -295,7 +302,10 @@ impl Bench {
                     self.align(&op);
                     self.skip(&op, &pins);
                 }
-                Err(errno) => panic!("{} on the replica: {errno:?}", op.verb()),
+                Err(errno) => {
+                    let wrong = format!("{} on the replica: {errno:?}", op.verb());
+                    self.went_wrong.lock().push(wrong);
+                }
             }
         } else {
             self.align(&op);
@@ -537,7 +547,8 @@ impl Bench {
             };
             if stat.nlink > 0 && path_leads_to(&self.source, &node) {
                 let set = self.replica.set_times(&node, stat.atime, stat.mtime);
-                set.unwrap_or_else(|errno| panic!("times of {}: {errno:?}", node.display_path()));
+                let wrong = |errno| format!("times of {}: {errno:?}", node.display_path());
+                self.went_wrong.lock().extend(set.err().map(wrong));
             }
         }
     }
@@ -549,7 +560,11 @@ impl Bench {
         let show = |d: crate::mirror::resync::Difference| {
             format!("{}: {}", String::from_utf8_lossy(&d.path), d.detail)
         };
-        found.into_iter().map(show).collect()
+        let wrong = self.went_wrong.lock().clone();
+        wrong
+            .into_iter()
+            .chain(found.into_iter().map(show))
+            .collect()
     }
 
     pub(super) fn assert_equal(&self) {
