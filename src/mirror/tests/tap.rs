@@ -217,7 +217,7 @@ impl Gate {
             }
         };
         wait(Call::Begun, Call::Done);
-        let written = rustix::io::pwrite((*file).as_fd(), op.data, offset).map_err(Errno::from)?;
+        let written = rustix::io::pwrite((*file).as_fd(), op.data, offset)?;
         wait(Call::Done, Call::Answered);
         wait(Call::Answered, Call::Answered);
         Ok(Applied {
@@ -250,12 +250,8 @@ impl Target for Gate {
             let state = self.state.lock();
             (state.short, state.dawdles, state.passed)
         };
-        let dawdle = |times| {
-            (0..times)
-                .filter(|_| dawdles)
-                .for_each(|_| std::thread::yield_now())
-        };
-        dawdle(passed * 37 % 64);
+        let before = if dawdles { passed * 37 % 64 } else { 0 };
+        (0..before).for_each(|_| std::thread::yield_now());
         let done = match (&op.action, short) {
             (Action::Write { .. }, Some(0)) => Err(Errno::NOSPC),
             (action @ Action::Write { .. }, Some(short)) => self.tree.apply(&Op {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
@@ -17,7 +17,7 @@ use crate::mirror::heal::{Ground, Healing, Stop, Summary};
 use crate::mirror::order::Order;
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::{How, reconcile};
-use crate::mirror::watch::Hold;
+use crate::mirror::watch::{Hold, Standstill};
 use crate::store::descriptor::Access;
 use crate::store::node::Node;
 use crate::store::op::{Action, Claims, Op};
@@ -54,7 +54,12 @@ pub(super) struct Bench {
     pub(super) before_hold: Mutex<Option<(u32, Hook)>>,
     /// What the replica did not follow: it counts as a difference.
     went_wrong: Mutex<Vec<String>>,
+    /// How often this healing wanted everything to stand still.
+    pub(super) stills: AtomicUsize,
 }
+
+/// Healing that wants this more often does not come to an end.
+const STILLS_MAX: usize = 40;
 
 pub(super) type Hook = Box<dyn FnOnce(&Bench) + Send>;
 
@@ -99,6 +104,7 @@ impl Bench {
             notes: AtomicBool::new(false),
             before_hold: Mutex::default(),
             went_wrong: Mutex::default(),
+            stills: AtomicUsize::new(0),
         }
     }
 
@@ -280,7 +286,7 @@ impl Bench {
         let healing = self.healing.lock().clone();
         if way == Way::Healing {
             // Between the two copies there is time for healing.
-            (0..64).for_each(|_| std::thread::yield_now());
+            (0..8).for_each(|_| std::thread::yield_now());
         }
         let carried = match way {
             Way::Both => true,
@@ -517,6 +523,7 @@ impl Bench {
     pub(super) fn try_heal(&self) -> std::result::Result<Summary, Stop> {
         let healing = Arc::new(Healing::new());
         *self.healing.lock() = healing.clone();
+        self.stills.store(0, Ordering::Relaxed);
         healing.run(self, &AtomicBool::new(false), None)
     }
 
@@ -633,6 +640,13 @@ impl Ground for Bench {
             run(self);
         }
         Ok(self.order.enter(&claims).into())
+    }
+    fn stand_still(&self) -> std::result::Result<Standstill<'_>, Fault> {
+        if self.stills.fetch_add(1, Ordering::Relaxed) > STILLS_MAX {
+            let doing = "healing, which does not come to an end".to_owned();
+            return Err(Fault::new(Errno::TIMEDOUT, doing));
+        }
+        Ok(Standstill::default())
     }
     fn journal(&self) -> &Journal {
         &self.journal

@@ -207,6 +207,7 @@ fn left_over(
         loop {
             let ended = working.iter().all(|client| client.is_finished());
             let healing = bench.healing.lock().clone();
+            bench.stills.store(0, Ordering::Relaxed);
             if let Err(stop) = healing.run(&bench, &never, None) {
                 break Some(format!("healing: {stop:?}"));
             }
@@ -246,7 +247,7 @@ fn one_client_and_many_marks() {
 /// (`mirror::tests::switches` has the other faults).
 #[test]
 fn a_skipped_turn_is_found() {
-    let load = (2, 60, 400);
+    let load = (2, 60, 120);
     let red = (1..=400).find(|&seed| {
         let left = left_over(seed, load, |order| order.skips.turn_on(1));
         !left.is_empty()
