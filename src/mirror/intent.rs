@@ -38,6 +38,10 @@ pub struct Intent {
     source: Arc<dyn Source>,
     /// Files that got a mark of their own since the last checkpoint, by their directory's serial.
     alone: Mutex<HashMap<u64, u32>>,
+    #[cfg(test)]
+    pub(super) clears_early: super::tests::sabotage::Switch,
+    #[cfg(test)]
+    pub(super) drops: super::tests::sabotage::Drops,
 }
 
 /// Who an object is on the replica, where the replica can be asked.
@@ -68,6 +72,10 @@ impl Intent {
             journal,
             source,
             alone: Mutex::default(),
+            #[cfg(test)]
+            clears_early: Default::default(),
+            #[cfg(test)]
+            drops: Default::default(),
         }
     }
 
@@ -252,6 +260,8 @@ impl<'a> Wanted<'a> {
     /// Pins all that was wished for.
     fn pin(&mut self) -> Result<()> {
         let wishes = std::mem::take(&mut self.wishes);
+        #[cfg(test)]
+        let wishes = self.intent.drops.sift(wishes, |wish| wish.key.aspect);
         let renamed = self.renamed.take();
         if wishes.is_empty() && renamed.is_none() {
             return Ok(());

@@ -49,12 +49,16 @@ impl Queue {
 #[derive(Debug)]
 pub struct Order {
     shards: [Shard; SHARDS],
+    #[cfg(test)]
+    pub(super) skips: super::tests::sabotage::Switch,
 }
 
 impl Default for Order {
     fn default() -> Self {
         Self {
             shards: std::array::from_fn(|_| Shard::default()),
+            #[cfg(test)]
+            skips: Default::default(),
         }
     }
 }
@@ -74,6 +78,10 @@ impl Order {
             queue.next_ticket += 1;
             queue.claims.push((ticket, *claim));
             while queue.must_wait(ticket, claim) {
+                #[cfg(test)]
+                if self.skips.goes_wrong() {
+                    break;
+                }
                 shard.moved.wait(&mut queue);
             }
             drop(queue);

@@ -17,7 +17,11 @@ use crate::store::direct::LARGE;
 use crate::store::{Applied, Piece, Scope, Side, Time, Tree};
 use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
 
+mod crowd;
+mod late;
 mod lost;
+pub(super) mod sabotage;
+mod switches;
 mod tap;
 
 use tap::{Gate, Note};
@@ -47,6 +51,11 @@ const WIDE: window::Limits = window::Limits {
 
 impl Bench {
     fn new(limits: Option<window::Limits>) -> Self {
+        Self::with(limits, LIMITS.patience, false)
+    }
+
+    /// One whose replica may take so long to answer, and comes back after that or never.
+    fn with(limits: Option<window::Limits>, patience: Duration, comes_back: bool) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [primary, replica, log] = ["p", "r", "log"].map(|name| {
             let path = dir.path().join(name);
@@ -54,13 +63,7 @@ impl Bench {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(&path, flags, Mode::empty()).expect("open")
         });
-        let gate = |tree| {
-            Arc::new(Gate {
-                tree,
-                state: Mutex::default(),
-                moved: parking_lot::Condvar::new(),
-            })
-        };
+        let gate = |tree| Arc::new(Gate::new(tree));
         let engine = Arc::new(Engine::new(Wish::Auto).expect("some way"));
         let roots = [&primary, &replica].map(|root| root.try_clone().expect("dup"));
         let again = primary.try_clone().expect("dup");
@@ -83,6 +86,8 @@ impl Bench {
         };
         let journal = Journal::create(log, 1, 0, Survives::Crash).expect("a log");
         let [primary_root, root] = roots;
+        let back = late::Back(dir.path().join("r"));
+        let way_back = comes_back.then(|| Box::new(back) as Box<dyn WayBack>);
         let mirror = Arc::new(Mirror::new(Parts {
             intent: Some(Intent::new(Arc::new(journal), source.clone())),
             source,
@@ -90,7 +95,7 @@ impl Bench {
             lane,
             replica: Some(Reached { replica, root }),
             to_heal: false,
-            way_back: None,
+            way_back,
             at_once: true,
             replica_path: String::new(),
             bytes_per_second: None,
@@ -100,7 +105,7 @@ impl Bench {
             policy: OnReplicaError::Degrade,
             sync_both: true,
             health: Health::default(),
-            patience: LIMITS.patience,
+            patience,
             workers: 0,
         }));
         let tended = mirror.clone();

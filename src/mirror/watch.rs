@@ -219,6 +219,8 @@ pub struct Watch {
     patience: Duration,
     over: Mutex<bool>,
     ending: Condvar,
+    #[cfg(test)]
+    pub(super) is_blind: super::tests::sabotage::Switch,
 }
 
 impl Watch {
@@ -232,6 +234,8 @@ impl Watch {
             patience,
             over: Mutex::new(false),
             ending: Condvar::new(),
+            #[cfg(test)]
+            is_blind: Default::default(),
         }
     }
 

@@ -172,6 +172,7 @@ fn places(module: &str) -> Vec<PathBuf> {
         format!("tests/it/{inner}.rs"),
         format!("tests/it/{inner}/mod.rs"),
         format!("src/{inner}.rs"),
+        format!("src/{inner}/mod.rs"),
         format!("src/{beside}.rs"),
         format!("src/{beside}/mod.rs"),
     ]

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT
 //! Whatever the replica lost, the marks say where: it is stopped anywhere in a random history with
 //! checkpoints in it, the daemon dies, and healing what is marked makes the copies equal.
+//!
+//! It may lose the end of what it was sent, and what it was sent since it was synced last, too: what
+//! a checkpoint clears must be on the disk. The power may fail in the middle of a checkpoint.
 
 use std::os::fd::OwnedFd;
 
+use super::tap::Power;
 use super::*;
 use crate::mirror::resync::How;
 use crate::mirror::state::ReplicaState;
@@ -88,7 +92,7 @@ impl Anyone<'_> {
     /// One random change.
     fn change(&mut self) {
         let (dirs, others) = (self.dirs.clone(), self.others.clone());
-        let kind = below(&mut self.random, 24);
+        let kind = below(&mut self.random, 25);
         match kind {
             0 | 1 => {
                 let (path, parent, name) = self.fresh_path();
@@ -96,12 +100,7 @@ impl Anyone<'_> {
                 self.apply(Action::Mkdir { parent, name, mode }, &[]);
                 self.dirs.push(path);
             }
-            2..=5 => {
-                let (path, parent, name) = self.fresh_path();
-                let mode = 0o644;
-                self.apply(Action::Create { parent, name, mode }, &[]);
-                self.others.push(path);
-            }
+            2..=5 => self.create(),
             6 => {
                 let (path, parent, name) = self.fresh_path();
                 let target = c"somewhere".to_owned();
@@ -246,29 +245,49 @@ impl Anyone<'_> {
                 let value = next(&mut self.random).to_le_bytes();
                 self.apply(Action::SetXattr { node, name, how: 0 }, &value);
             }
+            20 => self.crowd(),
             _ => {
-                let Some(path) = self.pick(&others) else {
-                    return;
-                };
-                let node = self.node(path);
-                let offset = next(&mut self.random) % (12 << 20);
-                let data = vec![next(&mut self.random).to_le_bytes()[0]; 3000];
-                let appending = false;
-                self.apply(
-                    Action::Write {
-                        node,
-                        offset,
-                        appending,
-                    },
-                    &data,
-                );
+                if let Some(path) = self.pick(&others) {
+                    self.write(path, 12 << 20);
+                }
             }
         }
+    }
+
+    fn create(&mut self) {
+        let (path, parent, name) = self.fresh_path();
+        let mode = 0o644;
+        self.apply(Action::Create { parent, name, mode }, &[]);
+        self.others.push(path);
+    }
+
+    /// Writes to so many files of one directory that it gets a mark for all of them.
+    fn crowd(&mut self) {
+        let others = self.others.clone();
+        let is_above = |path: &&String| path.rfind('/') == Some(0);
+        let together = others.iter().filter(is_above);
+        together.take(8).for_each(|path| self.write(path, 4096));
+    }
+
+    /// Writes somewhere in the first bytes of a file.
+    fn write(&mut self, path: &str, among: u64) {
+        let node = self.node(path);
+        let offset = next(&mut self.random) % among;
+        let data = vec![next(&mut self.random).to_le_bytes()[0]; 3000];
+        let appending = false;
+        self.apply(
+            Action::Write {
+                node,
+                offset,
+                appending,
+            },
+            &data,
+        );
     }
 }
 
 /// All differences between two trees, in words.
-fn differences(bench: &Bench) -> Vec<String> {
+pub(super) fn differences(bench: &Bench) -> Vec<String> {
     let [primary, replica] = [Side::Primary, Side::Replica].map(|side| open(&bench.path(side)));
     let how = How::default();
     let found = resync::reconcile(primary.as_fd(), replica.as_fd(), how, &mut |_| {});
@@ -329,49 +348,115 @@ fn revived(bench: &Bench) -> Arc<Mirror> {
     }))
 }
 
+/// What the replica loses in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Some of what comes last does not reach it.
+    Stopped,
+    /// That, and contents, attributes and times since its last sync.
+    Unsynced,
+    /// The power fails when a checkpoint syncs it: contents, attributes and times since the last
+    /// sync before that one.
+    Cut,
+}
+
+impl End {
+    /// All of them take turns.
+    pub(super) fn of(seed: u64) -> Self {
+        match seed % 3 {
+            0 => Self::Stopped,
+            1 => Self::Unsynced,
+            _ => Self::Cut,
+        }
+    }
+}
+
+/// Plays one random history on a mirror with this sabotage, and tells in words what healing what
+/// is marked has left different.
+pub(super) fn lose(seed: u64, end: End, sabotage: impl FnOnce(&Mirror)) -> Vec<String> {
+    let bench = Bench::new(Some(WIDE));
+    sabotage(&bench.mirror);
+    if end != End::Stopped {
+        bench.gate.caches();
+    }
+    let mut anyone = Anyone {
+        bench: &bench,
+        dirs: vec![String::new()],
+        others: Vec::new(),
+        known: Vec::new(),
+        fresh: 0,
+        random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+    };
+    // There is but one directory yet: a crowd.
+    (0..10).for_each(|_| anyone.create());
+    let steps = 40 + below(&mut anyone.random, 200);
+    let stop = below(&mut anyone.random, steps);
+    // Much that is lost is marked many times over. After a checkpoint a few changes need each mark.
+    let few = below(&mut anyone.random, 2) == 0;
+    let steps = match few {
+        true => stop + 1 + below(&mut anyone.random, 8),
+        false => steps,
+    };
+    for step in 0..steps {
+        if step == stop {
+            bench.mirror.settle_now();
+            if few {
+                bench.mirror.checkpoint(Box::new(|_| ()));
+            }
+            let passed = bench.gate.state.lock().passed;
+            let more = below(&mut anyone.random, if few { 3 } else { 20 });
+            if end != End::Cut {
+                bench.gate.stop_at(Some(passed + more));
+            }
+        }
+        if few && step == stop && below(&mut anyone.random, 2) == 0 {
+            anyone.crowd();
+        }
+        anyone.change();
+        let quiet = step >= stop && (few || end != End::Cut);
+        match below(&mut anyone.random, 40) {
+            0 | 1 if !quiet => bench.mirror.checkpoint(Box::new(|_| ())),
+            2 => anyone.forget(),
+            _ => {}
+        }
+    }
+    let last = (end == End::Cut).then(|| {
+        bench.gate.set_power(Power::Failing);
+        let mirror = bench.mirror.clone();
+        std::thread::spawn(move || mirror.checkpoint(Box::new(|_| ())))
+    });
+    bench.gate.await_standstill(|| match &last {
+        // Where there is nothing to clear there is nothing to sync.
+        Some(last) => last.is_finished(),
+        None => bench.mirror.lag().ops == 0,
+    });
+    let mirror = revived(&bench);
+    let tended = mirror.clone();
+    std::thread::spawn(move || tended.tend());
+    while mirror.replica_state() != ReplicaState::InSync && mirror.lane.is_open() {
+        std::thread::yield_now();
+    }
+    let mut found = differences(&bench);
+    if let Some(degraded) = mirror.health().degraded {
+        found.push(format!("it could not be healed: {}", degraded.fault));
+    }
+    mirror.close().expect("closed");
+    bench.gate.stop_at(None);
+    bench.gate.set_power(Power::Missed);
+    if let Some(last) = last {
+        last.join().expect("joined");
+    }
+    found
+}
+
 #[test]
 fn whatever_the_replica_lost_is_marked() {
     let seeds = std::env::var("MIRRORFS_LOST_SEEDS").ok();
-    let seeds: u64 = seeds.map_or(30, |text| text.parse().expect("a number"));
+    let seeds: u64 = seeds.map_or(45, |text| text.parse().expect("a number"));
     let first = std::env::var("MIRRORFS_LOST_FIRST").ok();
     let first: u64 = first.map_or(1, |text| text.parse().expect("a number"));
     for seed in first..first + seeds {
-        let bench = Bench::new(Some(WIDE));
-        let mut anyone = Anyone {
-            bench: &bench,
-            dirs: vec![String::new()],
-            others: Vec::new(),
-            known: Vec::new(),
-            fresh: 0,
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        };
-        let steps = 40 + below(&mut anyone.random, 200);
-        let stop = below(&mut anyone.random, steps);
-        for step in 0..steps {
-            if step == stop {
-                bench.mirror.settle_now();
-                let passed = bench.gate.state.lock().passed;
-                bench
-                    .gate
-                    .stop_at(Some(passed + below(&mut anyone.random, 20)));
-            }
-            anyone.change();
-            match below(&mut anyone.random, 40) {
-                0 | 1 if step < stop => bench.mirror.checkpoint(Box::new(|_| ())),
-                2 => anyone.forget(),
-                _ => {}
-            }
-        }
-        bench.gate.await_standstill(|| bench.mirror.lag().ops == 0);
-        let mirror = revived(&bench);
-        let tended = mirror.clone();
-        std::thread::spawn(move || tended.tend());
-        while mirror.replica_state() != ReplicaState::InSync {
-            assert!(mirror.lane.is_open(), "seed {seed}: {:?}", mirror.health());
-            std::thread::yield_now();
-        }
-        assert_eq!(differences(&bench), [""; 0], "seed {seed}");
-        mirror.close().expect("closed");
-        bench.gate.stop_at(None);
+        let end = End::of(seed);
+        assert_eq!(lose(seed, end, |_| ()), [""; 0], "seed {seed}, {end:?}");
     }
 }

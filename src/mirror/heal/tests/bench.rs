@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
@@ -17,7 +17,7 @@ use crate::mirror::heal::{Ground, Healing, Stop, Summary};
 use crate::mirror::order::Order;
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::{How, reconcile};
-use crate::mirror::watch::Hold;
+use crate::mirror::watch::{Hold, Standstill};
 use crate::store::descriptor::Access;
 use crate::store::node::Node;
 use crate::store::op::{Action, Claims, Op};
@@ -52,7 +52,14 @@ pub(super) struct Bench {
     pub(super) notes: AtomicBool,
     /// What happens right before a hold: before how many more, and what.
     pub(super) before_hold: Mutex<Option<(u32, Hook)>>,
+    /// What the replica did not follow: it counts as a difference.
+    went_wrong: Mutex<Vec<String>>,
+    /// How often this healing wanted everything to stand still.
+    pub(super) stills: AtomicUsize,
 }
+
+/// Healing that wants this more often does not come to an end.
+const STILLS_MAX: usize = 100;
 
 pub(super) type Hook = Box<dyn FnOnce(&Bench) + Send>;
 
@@ -96,6 +103,8 @@ impl Bench {
             vouches: AtomicBool::new(true),
             notes: AtomicBool::new(false),
             before_hold: Mutex::default(),
+            went_wrong: Mutex::default(),
+            stills: AtomicUsize::new(0),
         }
     }
 
@@ -275,6 +284,10 @@ impl Bench {
             .extend(op.directories().into_iter().chain(op.content()).cloned());
         let way = *self.way.lock();
         let healing = self.healing.lock().clone();
+        if way == Way::Healing {
+            // Between the two copies there is time for healing.
+            (0..8).for_each(|_| std::thread::yield_now());
+        }
         let carried = match way {
             Way::Both => true,
             Way::Primary => false,
@@ -295,7 +308,10 @@ impl Bench {
                     self.align(&op);
                     self.skip(&op, &pins);
                 }
-                Err(errno) => panic!("{} on the replica: {errno:?}", op.verb()),
+                Err(errno) => {
+                    let wrong = format!("{} on the replica: {errno:?}", op.verb());
+                    self.went_wrong.lock().push(wrong);
+                }
             }
         } else {
             self.align(&op);
@@ -507,6 +523,7 @@ impl Bench {
     pub(super) fn try_heal(&self) -> std::result::Result<Summary, Stop> {
         let healing = Arc::new(Healing::new());
         *self.healing.lock() = healing.clone();
+        self.stills.store(0, Ordering::Relaxed);
         healing.run(self, &AtomicBool::new(false), None)
     }
 
@@ -537,7 +554,8 @@ impl Bench {
             };
             if stat.nlink > 0 && path_leads_to(&self.source, &node) {
                 let set = self.replica.set_times(&node, stat.atime, stat.mtime);
-                set.unwrap_or_else(|errno| panic!("times of {}: {errno:?}", node.display_path()));
+                let wrong = |errno| format!("times of {}: {errno:?}", node.display_path());
+                self.went_wrong.lock().extend(set.err().map(wrong));
             }
         }
     }
@@ -549,7 +567,11 @@ impl Bench {
         let show = |d: crate::mirror::resync::Difference| {
             format!("{}: {}", String::from_utf8_lossy(&d.path), d.detail)
         };
-        found.into_iter().map(show).collect()
+        let wrong = self.went_wrong.lock().clone();
+        wrong
+            .into_iter()
+            .chain(found.into_iter().map(show))
+            .collect()
     }
 
     pub(super) fn assert_equal(&self) {
@@ -618,6 +640,13 @@ impl Ground for Bench {
             run(self);
         }
         Ok(self.order.enter(&claims).into())
+    }
+    fn stand_still(&self) -> std::result::Result<Standstill<'_>, Fault> {
+        if self.stills.fetch_add(1, Ordering::Relaxed) > STILLS_MAX {
+            let doing = "healing, which does not come to an end".to_owned();
+            return Err(Fault::new(Errno::TIMEDOUT, doing));
+        }
+        Ok(Standstill::default())
     }
     fn journal(&self) -> &Journal {
         &self.journal
