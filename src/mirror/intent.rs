@@ -445,7 +445,7 @@ impl<'a> Wanted<'a> {
                 self.log_rename(from, to);
             }
         }
-        if self.intent.journal.has_marks(node.serial) {
+        if self.renamed.is_none() && self.intent.journal.has_marks(node.serial) {
             self.log_rename(from, to);
         }
         self.pin()

@@ -373,9 +373,9 @@ impl Op<'_> {
         [Claim::all_names(victim), Claim::attributes(victim)]
     }
 
-    /// The directories whose entries this op changes, and with them their times.
+    /// The directories in which this op names something: one, or for a rename between two, both.
     #[must_use]
-    pub fn directories(&self) -> smallvec::SmallVec<[&Arc<Node>; 2]> {
+    pub fn parents(&self) -> smallvec::SmallVec<[&Arc<Node>; 2]> {
         match &self.action {
             Action::Create { parent, .. }
             | Action::Mkdir { parent, .. }
@@ -384,24 +384,26 @@ impl Op<'_> {
             | Action::Link { parent, .. }
             | Action::Unlink { parent, .. }
             | Action::Rmdir { parent, .. } => smallvec::smallvec![parent],
-            Action::Rename {
-                from,
-                to,
-                moved,
-                victim,
-                ..
-            } => {
-                let mut dirs = smallvec::smallvec![&from.0];
-                if !Arc::ptr_eq(&from.0, &to.0) {
-                    dirs.push(&to.0);
-                    // Some file systems update a moved directory's own time with its "..".
-                    // An exchange moves the other one as well; a victim that is gone is skipped.
-                    dirs.extend(moved.iter().chain(victim).filter(|node| node.is_dir()));
-                }
-                dirs
+            Action::Rename { from, to, .. } if Arc::ptr_eq(&from.0, &to.0) => {
+                smallvec::smallvec![&from.0]
             }
+            Action::Rename { from, to, .. } => smallvec::smallvec![&from.0, &to.0],
             _ => smallvec::SmallVec::new(),
         }
+    }
+
+    /// The directories whose times this op changes.
+    #[must_use]
+    pub fn directories(&self) -> smallvec::SmallVec<[&Arc<Node>; 2]> {
+        let mut dirs = self.parents();
+        if let Action::Rename { moved, victim, .. } = &self.action
+            && dirs.len() > 1
+        {
+            // Some file systems update a moved directory's own time with its "..".
+            // An exchange moves the other one as well; a victim that is gone is skipped.
+            dirs.extend(moved.iter().chain(victim).filter(|node| node.is_dir()));
+        }
+        dirs
     }
 
     /// The node whose content this op changes, and with it its times.

@@ -5,39 +5,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-use crate::support::image::Image;
+use crate::support::image::{Frozen, Image};
 use crate::support::mount::{TestMount, Wish};
 use crate::support::rng::{Rng, seed};
-use crate::support::run::run;
 use crate::support::wait_until;
 use crate::{need_product, need_programs, need_root};
-
-/// Stops every write on a file system until it is dropped.
-struct Frozen(PathBuf);
-
-impl Frozen {
-    fn new(image: &Image) -> Self {
-        let path = image.path();
-        run(Command::new("fsfreeze").arg("-f").arg(&path)).ok();
-        Self(path)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        let thawed = run(Command::new("fsfreeze").arg("-u").arg(&self.0));
-        if !std::thread::panicking() {
-            thawed.ok();
-        }
-    }
-}
 
 fn on_image(image: &Image, options: &str) -> TestMount {
     let replica = image.path().join("copy");

@@ -5,14 +5,12 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::image::Image;
+use crate::support::image::{Frozen, Image};
 use crate::support::mount::{TestMount, Wish, alive};
 use crate::support::rings::{Held, known, transport};
-use crate::support::run::run;
 use crate::support::{Work, skip, together, wait_until};
 use crate::{need_product, need_programs, need_root};
 
@@ -23,22 +21,6 @@ const LARGE: usize = 1 << 20;
 
 /// Something that makes a replica hang until it is dropped.
 trait Hang {}
-
-/// A local file system on which every change waits.
-struct Frozen(PathBuf);
-
-impl Frozen {
-    fn new(image: &Image) -> Self {
-        run(Command::new("fsfreeze").arg("-f").arg(image.path())).ok();
-        Self(image.path())
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        drop(run(Command::new("fsfreeze").arg("-u").arg(&self.0)));
-    }
-}
 
 impl Hang for Frozen {}
 

@@ -6,17 +6,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use crate::support::image::Image;
+use crate::support::image::{Frozen, Image};
 use crate::support::mount::{TestMount, Wish, alive};
 use crate::support::rings::{Held, known, mount_with, stay_on_one_cpu, transport};
-use crate::support::run::run;
 use crate::support::sys::Map;
 use crate::support::tamper::Tampered;
 use crate::support::{Work, skip, together, wait_until};
@@ -69,22 +67,6 @@ fn status_tells_the_transport() {
     let expected = ("device".to_owned(), Some("io=threads".to_owned()));
     assert_eq!(transport(&mount), expected);
     mount.finish();
-}
-
-/// A file system on which every change waits, until the value is dropped.
-struct Frozen(std::path::PathBuf);
-
-impl Frozen {
-    fn new(image: &Image) -> Self {
-        run(Command::new("fsfreeze").arg("-f").arg(image.path())).ok();
-        Self(image.path())
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        drop(run(Command::new("fsfreeze").arg("-u").arg(&self.0)));
-    }
 }
 
 /// Writes that wait for the replica hold up no other request of their processor; and where more of

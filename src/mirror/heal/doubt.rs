@@ -157,7 +157,7 @@ impl Doubt {
         }
         let named = named(op);
         let admitted = self.is_open
-            && parents(op).iter().all(|dir| self.is_clear(dir))
+            && op.parents().iter().all(|dir| self.is_clear(dir))
             && named.iter().flatten().all(|node| self.reaches(node));
         if !admitted {
             // What is covered by a mark that looks at one of its directories only.
@@ -174,7 +174,7 @@ impl Doubt {
 
     /// An op was not carried, or not to its end.
     pub(super) fn miss(&mut self, op: &Op<'_>) {
-        for dir in parents(op) {
+        for dir in op.parents() {
             if self.is_clear(dir) {
                 self.missed += 1;
             }
@@ -196,21 +196,6 @@ impl Doubt {
                 }
             }
         }
-    }
-}
-
-/// The directories an op names a name in.
-fn parents<'a>(op: &'a Op<'_>) -> smallvec::SmallVec<[&'a Arc<Node>; 2]> {
-    match &op.action {
-        Action::Create { parent, .. }
-        | Action::Mkdir { parent, .. }
-        | Action::Mknod { parent, .. }
-        | Action::Symlink { parent, .. }
-        | Action::Link { parent, .. }
-        | Action::Unlink { parent, .. }
-        | Action::Rmdir { parent, .. } => smallvec::smallvec![parent],
-        Action::Rename { from, to, .. } => smallvec::smallvec![&from.0, &to.0],
-        _ => smallvec::SmallVec::new(),
     }
 }
 

@@ -2,7 +2,6 @@
 //! A mirror with a load on it and a judge over it: what every fault test stands on.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -12,7 +11,6 @@ use super::oracle::client::{Load, Orders};
 use super::oracle::judge::{Judge, Tally};
 use crate::support::compare::{Ignore, differences, report, wait_equal};
 use crate::support::mount::{TestMount, Wish};
-use crate::support::run::run;
 use crate::support::{breathe, healing_is_there, wait_until};
 
 /// How long a replica that is back may take until healing begins by itself (10 s are promised),
@@ -306,22 +304,5 @@ impl Drop for Ballast {
     fn drop(&mut self) {
         // Failing means that its disk is gone.
         drop(std::fs::remove_file(&self.0));
-    }
-}
-
-/// A frozen file system; thawed when the value is dropped, whatever happens.
-#[derive(Debug)]
-pub(crate) struct Frozen(PathBuf);
-
-impl Frozen {
-    pub(crate) fn new(fs: &Path) -> Self {
-        run(Command::new("fsfreeze").arg("-f").arg(fs)).ok();
-        Self(fs.to_path_buf())
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        drop(run(Command::new("fsfreeze").arg("-u").arg(&self.0)));
     }
 }

@@ -6,6 +6,26 @@ use std::process::Command;
 
 use super::run::{find, run};
 
+/// A file system on which every change waits; thawed when the value is dropped, whatever happens.
+#[derive(Debug)]
+pub(crate) struct Frozen(PathBuf);
+
+impl Frozen {
+    pub(crate) fn new(image: &Image) -> Self {
+        run(Command::new("fsfreeze").arg("-f").arg(image.path())).ok();
+        Self(image.path())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let thawed = run(Command::new("fsfreeze").arg("-u").arg(&self.0));
+        if !std::thread::panicking() {
+            thawed.ok();
+        }
+    }
+}
+
 /// A mounted loop image in a temporary directory.
 #[derive(Debug)]
 pub(crate) struct Image {

@@ -12,7 +12,8 @@ use super::{Replugged, THREADS, recovers, scene, slowly};
 use crate::faults::disk::{Disk, Layout};
 use crate::faults::oracle::client::Load;
 use crate::faults::power::{Cut, promises_kept, rig_on};
-use crate::faults::rig::{Frozen, Rig, honest};
+use crate::faults::rig::{Rig, honest};
+use crate::support::image::Frozen;
 use crate::support::mount::{Wish, alive};
 use crate::support::rng::{Rng, seed};
 use crate::support::run::{MIRRORFS, run, run_within};
@@ -307,7 +308,7 @@ fn a_killed_daemon_in_a_frozen_disk_holds_its_trees() {
     let mut scene = scene(192, &["replica-timeout=1s"]);
     let mut load = scene.rig.load();
     load.wait_for(100);
-    let frozen = Frozen::new(&scene.image.path());
+    let frozen = Frozen::new(&scene.image);
     scene.rig.falls_out();
     let pid = scene.rig.mount.pid();
     scene.rig.mount.signal(Signal::KILL);

@@ -9,7 +9,8 @@ use rustix::process::Signal;
 
 use super::{THREADS, recovers, scene};
 use crate::faults::oracle::client::Load;
-use crate::faults::rig::{Frozen, Rig, no_stall};
+use crate::faults::rig::{Rig, no_stall};
+use crate::support::image::Frozen;
 use crate::support::mount::{TestMount, Wish};
 use crate::support::rng::seed;
 use crate::support::setting;
@@ -44,7 +45,7 @@ fn frozen(options: &[&str]) {
     let mut scene = scene(192, &[&["replica-timeout=2s"], options].concat());
     let mut load = scene.rig.load();
     load.wait_for(300);
-    let frozen = Frozen::new(&scene.image.path());
+    let frozen = Frozen::new(&scene.image);
     hangs(&scene.rig, &mut load);
     drop(frozen);
     let tally = recovers(&mut scene.rig, load, &[]);
