@@ -689,7 +689,7 @@ impl Mirror {
         self.tending.end(self.watch.long_patience());
         let whole = self.is_whole();
         if whole {
-            self.within_reason(|mirror, too_long| mirror.checkpoint(too_long));
+            self.within_reason(|mirror, too_long| mirror.checkpoint(false, too_long));
         }
         // So that it is believed after a restart of the machine, whatever is dirty in it.
         if let Some(Err(errno)) = self.log().map(|intent| intent.journal().close()) {

@@ -217,7 +217,7 @@ impl Mirror {
                 None => RETRY,
                 Some(way) if self.lacks_something(way) => {
                     self.heal(way);
-                    self.checkpoint(self.abandoning());
+                    self.checkpoint(asked, self.abandoning());
                     if way.healing().is_some() {
                         RETRY
                     } else {
@@ -225,7 +225,7 @@ impl Mirror {
                     }
                 }
                 Some(_) => {
-                    self.checkpoint(self.abandoning());
+                    self.checkpoint(asked, self.abandoning());
                     CHECKPOINT
                 }
             };
@@ -440,20 +440,23 @@ impl Mirror {
         health.degraded.is_none() && !health.resyncing
     }
 
-    /// Makes both copies durable and clears the marks that are done with. `too_long` is done if the
-    /// replica hangs.
-    pub(super) fn checkpoint(&self, too_long: Rest) {
+    /// Makes both copies durable and clears the marks that are done with; without such marks only if
+    /// somebody asked for it. `too_long` is done if the replica hangs.
+    pub(super) fn checkpoint(&self, asked: bool, too_long: Rest) {
         let (Some(intent), Some(way)) = (self.log(), self.lane.way()) else {
             return;
         };
+        if way.healing().is_some() {
+            return;
+        }
+        // An unsettled time is a mark, and is in use until it is carried (docs/SAFETY.md, rule 16).
+        let too_long = self.carry_all(self.times.take(), too_long);
         let point = intent.journal().begin_checkpoint();
-        if point.is_empty() || way.healing().is_some() {
+        if point.is_empty() && !asked {
             return;
         }
         #[cfg(test)]
         let point = intent.clears_early.end_early(intent.journal(), point);
-        // An unsettled time is a mark (docs/SAFETY.md, rule 16).
-        let too_long = self.carry_all(self.times.take(), too_long);
         if let Err(errno) = self.primary.sync_all() {
             self.doubt(errno, "a sync of the primary failed".to_owned());
             return;

@@ -401,7 +401,7 @@ pub(super) fn lose(seed: u64, end: End, sabotage: impl FnOnce(&Mirror)) -> Vec<S
         if step == stop {
             bench.mirror.settle_now();
             if few {
-                bench.mirror.checkpoint(Box::new(|_| ()));
+                bench.mirror.checkpoint(false, Box::new(|_| ()));
             }
             let passed = bench.gate.state.lock().passed;
             let more = below(&mut anyone.random, if few { 3 } else { 20 });
@@ -415,7 +415,7 @@ pub(super) fn lose(seed: u64, end: End, sabotage: impl FnOnce(&Mirror)) -> Vec<S
         anyone.change();
         let quiet = step >= stop && (few || end != End::Cut);
         match below(&mut anyone.random, 40) {
-            0 | 1 if !quiet => bench.mirror.checkpoint(Box::new(|_| ())),
+            0 | 1 if !quiet => bench.mirror.checkpoint(false, Box::new(|_| ())),
             2 => anyone.forget(),
             _ => {}
         }
@@ -423,7 +423,7 @@ pub(super) fn lose(seed: u64, end: End, sabotage: impl FnOnce(&Mirror)) -> Vec<S
     let last = (end == End::Cut).then(|| {
         bench.gate.set_power(Power::Failing);
         let mirror = bench.mirror.clone();
-        std::thread::spawn(move || mirror.checkpoint(Box::new(|_| ())))
+        std::thread::spawn(move || mirror.checkpoint(false, Box::new(|_| ())))
     });
     bench.gate.await_standstill(|| match &last {
         // Where there is nothing to clear there is nothing to sync.

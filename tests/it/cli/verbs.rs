@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{REFUSED, Scene};
+use crate::support::compare::{Ignore, differences, report};
 use crate::support::mount::{TestMount, Wish};
 use crate::support::run::{Guarded, MIRRORFS, Ran, mirrorfs, run};
 use crate::support::user::{self, NOBODY};
@@ -193,6 +194,29 @@ fn verbs_without_a_mirror() {
 }
 
 /// Status is for everybody; to ask for more takes root or whoever mounted it.
+/// When `sync` returns both copies are equal, times included: nothing has to come to rest first.
+#[test]
+fn sync_brings_everything() {
+    need_product!();
+    for mode in ["mode=sync", "mode=async"] {
+        let mount = Wish::default().arg("-o").arg(mode).mount();
+        for round in 0..30 {
+            let dir = mount.at(format!("{round}"));
+            std::fs::create_dir(&dir).expect("mkdir");
+            std::fs::write(dir.join("f"), "content").expect("write");
+            mount.product("sync", &[]).ok();
+            let found = differences(&mount.primary, &mount.replica, Ignore::default());
+            let (a, b) = (&mount.primary, &mount.replica);
+            assert!(
+                found.is_empty(),
+                "{mode}, {round}: {}",
+                report(a, b, &found)
+            );
+        }
+        mount.finish();
+    }
+}
+
 #[test]
 fn a_stranger_may_only_look() {
     need_root!();
