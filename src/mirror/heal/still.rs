@@ -5,7 +5,8 @@
 //! with many busy directories that is never nothing. So after these the application stands still for a
 //! moment while healing goes on, takes a breath, and stands still again: longer and longer, with less
 //! and less breath between, until more is healed than is skipped. Nothing that was healed is lost
-//! between two of these, and none of them is as long as the patience with a replica.
+//! between two of these, and none of them is as long as the patience with a replica. Nobody stands
+//! still for the content of a large file: what is written to it meanwhile is carried.
 //!
 //! ```text
 //!   healing      round  round  round  round ......................... round, last look
@@ -56,6 +57,9 @@ impl Worker<'_> {
             let until = self.squeeze.standstill.as_ref().map(|(_, until)| *until);
             if until.is_some_and(|until| Instant::now() >= until) {
                 self.go_on()?;
+                // It was too short for what is left.
+                self.squeeze.still = (self.squeeze.still * 2).min(STILL_MAX);
+                self.squeeze.breath = (self.squeeze.breath / 2).max(BREATH_MIN);
             }
             return Ok(());
         }
@@ -93,16 +97,14 @@ impl Worker<'_> {
         Ok(healed)
     }
 
-    fn go_on(&mut self) -> Result<(), Stop> {
+    /// Lets the application go on, for a breath at least.
+    pub(super) fn go_on(&mut self) -> Result<(), Stop> {
         let Some((standstill, _)) = self.squeeze.standstill.take() else {
             return Ok(());
         };
         let stood = standstill.end().ok_or_else(given_up)?;
         drop(stood);
-        // It was too short for what is left.
-        self.squeeze.still = (self.squeeze.still * 2).min(STILL_MAX);
         self.squeeze.next = Some(Instant::now() + self.squeeze.breath);
-        self.squeeze.breath = (self.squeeze.breath / 2).max(BREATH_MIN);
         Ok(())
     }
 }

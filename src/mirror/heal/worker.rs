@@ -548,11 +548,15 @@ impl<'a> Worker<'a> {
     /// Does what is to be done with one object, wherever it is by now.
     fn attend(&mut self, mut item: Item) -> Result<(), Stop> {
         let mut with: Vec<Held> = Vec::new();
-        let mut attempts = 0;
+        let (mut attempts, mut is_long) = (0, false);
         while attempts < ATTEMPTS {
             self.check_stop()?;
             self.rest();
-            self.squeeze()?;
+            if is_long {
+                self.go_on()?;
+            } else {
+                self.squeeze()?;
+            }
             let Some(way) = self.way_to(item.held.node()) else {
                 if !self.is_gone(item.held.node())? {
                     continue; // a rename was under way
@@ -599,7 +603,7 @@ impl<'a> Worker<'a> {
                     self.done(item);
                     return Ok(());
                 }
-                Ok(Next::More) => attempts = 0,
+                Ok(Next::More) => (attempts, is_long) = (0, true),
                 Ok(Next::With(more)) => {
                     attempts = 0;
                     with = more;
