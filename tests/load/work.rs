@@ -145,6 +145,7 @@ pub(crate) fn prepare<'a>(
         "overwrite" => overwrite(trees, settings),
         "append" => append(trees, settings),
         "create" => create(trees, settings),
+        "rewrite" => rewrite(trees, settings),
         "stat" => on_files(trees, settings, true, |p| {
             rustix::fs::statat(CWD, p, AtFlags::empty()).map(|_| 0)
         }),
@@ -246,13 +247,18 @@ fn overwrite<'a>(trees: &'a Trees, settings: &Settings) -> Result<Job<'a>, Failu
         settings.get("random", 0) == 1,
         settings.get("fsync", 0) == 1,
     );
-    let name = "overwritten";
+    let sparse = settings.get("sparse", 0) == 1;
+    let name = if sparse { "sparse" } else { "overwritten" };
     let large = pattern(1 << 20, 2);
     for path in trees.each(name)? {
         if rustix::fs::stat(&path).is_ok_and(|s| u64::try_from(s.st_size) == Ok(total)) {
             continue;
         }
         let fd = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CREATE, FILE_MODE)?;
+        if sparse {
+            rustix::fs::ftruncate(&fd, total)?;
+            continue;
+        }
         for at in (0..total).step_by(large.len()) {
             write_all(&fd, &large, at)?;
         }
@@ -261,7 +267,7 @@ fn overwrite<'a>(trees: &'a Trees, settings: &Settings) -> Result<Job<'a>, Failu
     let fds = trees.open(name, OFlags::RDWR)?;
     let mut buffer = large;
     let (buffer_len, blocks) = (buffer.len() as u64, total / bs as u64);
-    for fd in &fds {
+    for fd in fds.iter().filter(|_| !sparse) {
         for at in (0..total).step_by(buffer.len()) {
             let _ = rustix::io::pread(fd, &mut buffer, at.min(total - buffer_len))?;
         }
@@ -393,6 +399,34 @@ fn create<'a>(trees: &'a Trees, settings: &Settings) -> Result<Job<'a>, Failure>
         write_all(&fd, &content, 0)?;
         Ok(content.len())
     })
+}
+
+/// Writes small files anew that are there already, `fan` in each directory.
+fn rewrite<'a>(trees: &'a Trees, settings: &Settings) -> Result<Job<'a>, Failure> {
+    let (files, fan) = (settings.get("files", 1000), settings.get("fan", 10).max(1));
+    let content = pattern(settings.size("bytes", 4096)?, 6);
+    let mut all = Vec::new();
+    for number in 0..files {
+        if number % fan == 0 {
+            for root in &trees.roots {
+                std::fs::create_dir_all(root.join(format!("again/{}", number / fan)))?;
+            }
+        }
+        let paths = trees.each(format!("again/{}/f{number}", number / fan))?;
+        for path in &paths {
+            let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CREATE, FILE_MODE)?;
+            write_all(&fd, &content[..content.len() / 2], 0)?;
+        }
+        all.push(paths);
+    }
+    Ok(Box::new(move || {
+        for path in all.iter().flatten() {
+            let fd = rustix::fs::open(path, OFlags::WRONLY, FILE_MODE)?;
+            write_all(&fd, &content, 0)?;
+        }
+        let bytes = files * content.len() as u64;
+        Ok(Done { ops: files, bytes })
+    }))
 }
 
 fn read<'a>(trees: &'a Trees, settings: &Settings) -> Result<Job<'a>, Failure> {

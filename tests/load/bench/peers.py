@@ -42,6 +42,9 @@ class Contestant:
     def unmount(self, mountpoint):
         unmount(mountpoint)
 
+    def settle(self, mountpoint):
+        """Forgets what is under way, if it keeps account of that."""
+
     def cpu(self):
         return sum(cpu_seconds(pid) for pid in self.pids)
 
@@ -100,6 +103,10 @@ class Mirror(Contestant):
         done = subprocess.run([self.binary, "status", "--json", mountpoint], capture_output=True,
                               text=True, timeout=60)
         return json.loads(done.stdout)
+
+    def settle(self, mountpoint):
+        # An older mirrorfs has no log, and no such verb.
+        subprocess.run([self.binary, "sync", mountpoint], capture_output=True, timeout=120)
 
     def unmount(self, mountpoint):
         if not mounted(mountpoint):

@@ -27,6 +27,7 @@ class Row:
     rested: bool = False
     needs: tuple = ()  # rows whose files it works on: done before, if they were not
     full: bool = False  # only with --full
+    settled: bool = False  # what came before is durable and forgotten by the write-intent log
 
 
 SIZES = {
@@ -35,13 +36,13 @@ SIZES = {
     # libfuse's examples hold a descriptor for each, and the limit may be as low as that.
     "tiny": dict(total=32 << 20, random=16 << 20, ops=500, synced=50, files=320, tree=500,
                  program=6, transactions=50, image=1024, seconds=2,
-                 lags=5),
+                 lags=5, rewritten=300),
     "normal": dict(total=512 << 20, random=64 << 20, ops=20_000, synced=1000, files=4800,
                    tree=8_000, program=60, transactions=1000, image=4096, seconds=10,
-                   lags=20),
+                   lags=20, rewritten=20_000),
     "full": dict(total=1 << 30, random=256 << 20, ops=50_000, synced=4000, files=16_000,
                  tree=8_000, program=60, transactions=4000, image=7168, seconds=30,
-                 lags=40),
+                 lags=40, rewritten=20_000),
 }
 
 _SMALL = [
@@ -92,6 +93,11 @@ ROWS = [
           procs=procs, once=once, rested=verb in ("stat", "read"),
           needs=tuple(f"{need}-{procs}" for need in _NEEDS.get(verb, ())))
       for procs in (1, 4, 16) for verb, title, words, once in _SMALL],
+    Row("rewrite", "log", "rewrite 4 KiB files, ten in a directory", "op/s",
+        "rewrite files={rewritten} fan=10", mirrors=True, settled=True),
+    Row("randwrite-huge", "log", "overwrite 4 KiB, random, in 64 GiB that are nearly all hole",
+        "op/s", "overwrite ops={ops} total=68719476736 random=1 sparse=1", mirrors=True,
+        settled=True),
     Row("untar", "tree", "untar a source tree", "s"),
     Row("find", "tree", "find, warm", "s", once=True, rested=True),
     Row("ls-lR", "tree", "ls -lR, warm", "s", once=True, rested=True),

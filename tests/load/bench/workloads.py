@@ -89,6 +89,8 @@ class Site:
             if need not in self.done:
                 self._load(rows.BY_NAME[need])()
         body = self._load(row) if row.load else getattr(self, "_" + row.name.replace("-", "_"))()
+        if row.settled:
+            self.contestant.settle(self.top)
         if row.cold:
             drop_caches(*self.ground.places)
         else:
