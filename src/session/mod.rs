@@ -64,8 +64,9 @@ pub fn run(config: &MountConfig, signals: &Signals, ready: Ready) -> Result<(), 
 }
 
 /// Threads that answer the kernel. A request may wait for a disk, so there are more than
-/// processors; beyond three their number makes no difference (docs/decisions/0009). One more stays
-/// free of changes, whatever the others wait for (`mirror::crew`).
+/// processors; beyond three their number makes no difference, and beyond four they begin to follow
+/// one another from processor to processor (docs/decisions/0009). One of them stays free of changes,
+/// whatever the others wait for (`mirror::crew`).
 fn workers() -> usize {
-    std::thread::available_parallelism().map_or(4, |n| (2 * n.get()).clamp(4, 16)) + 1
+    std::thread::available_parallelism().map_or(4, |n| (2 * n.get()).clamp(4, 16))
 }
