@@ -120,7 +120,11 @@ pub fn keep_capabilities() -> Result<()> {
 pub fn wear(needs: Needs) -> Result<()> {
     let now = match WORN.get() {
         Some(worn) => worn,
-        None => first_time()?,
+        None => {
+            let worn = first_time()?;
+            WORN.set(Some(worn));
+            worn
+        }
     };
     let mut want = Worn {
         uid: needs.caller.uid,
@@ -216,4 +220,20 @@ pub fn in_group(caller: Caller, gid: u32) -> bool {
     text.lines()
         .find_map(|line| line.strip_prefix("Groups:"))
         .is_some_and(|groups| groups.split_whitespace().any(|g| g.parse() == Ok(gid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thread that is what is needed from the beginning costs its calls once, not for each request.
+    #[test]
+    fn what_a_thread_wears_is_known_from_the_first_time_on() {
+        let thread = std::thread::spawn(|| {
+            assert!(WORN.get().is_none());
+            wear(Needs::DAEMON).expect("worn");
+            assert!(WORN.get().is_some());
+        });
+        thread.join().expect("no panic");
+    }
 }
