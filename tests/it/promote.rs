@@ -243,6 +243,10 @@ fn two_directories_are_synced_unmounted() {
     let (p, r) = (mount.primary.clone(), mount.replica.clone());
     std::fs::write(p.join("f"), "one").expect("write");
     std::fs::create_dir(p.join("d")).expect("mkdir");
+    let time = std::fs::metadata(&p).and_then(|m| m.modified());
+    let root = std::fs::File::open(&r).expect("open");
+    root.set_modified(time.expect("stat"))
+        .expect("the same time");
     let ran = sync(&["--dry-run"], &p, &r).code(NO);
     assert_eq!(
         ran.out,
