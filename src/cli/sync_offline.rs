@@ -3,7 +3,6 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,13 +54,7 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
     {
         return refused(replica, &no);
     }
-    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let typed = Typed {
-        primary: bytes(primary),
-        mountpoint: Vec::new(),
-        replica: bytes(replica),
-        offline: true,
-    };
+    let typed = Typed::offline(primary, replica);
     let options = Options {
         asked: Asked {
             degraded: false,

@@ -28,7 +28,7 @@ use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::stamp::{self, Lock};
 use crate::mirror::attach::{self, Options};
 use crate::mirror::failure::{Named, show_path};
-use crate::mirror::resync::{How, Lacks, Progress, reconcile};
+use crate::mirror::resync::{How, Lacks, Progress, Summary, reconcile};
 use crate::session::control::{Found, Verified, Verify, Verifying};
 use crate::session::mountpoint::find;
 use crate::session::pair;
@@ -195,22 +195,22 @@ fn offline(
         }
         unknown(Refusal::refused(format!("{failure}.")).id("MF-0025"))
     })?;
-    Ok(Outcome {
+    Ok(outcome(args, replica, summary, false))
+}
+
+fn outcome(args: &VerifyArgs, replica: &Path, summary: Summary, repaired: bool) -> Outcome {
+    let (primary, replica) = (args.place.display(), replica.display());
+    Outcome {
         sum: Verified {
             files: summary.files,
             bytes: summary.bytes,
             differences: summary.differences_total,
-            repaired: false,
+            repaired,
         },
         found: summary.differences.into_iter().map(Found::from).collect(),
-        repair: repair_of(args, replica),
+        repair: format!("mirrorfs verify --repair {primary} {replica}"),
         quick: args.quick,
-    })
-}
-
-fn repair_of(args: &VerifyArgs, replica: &Path) -> String {
-    let (primary, replica) = (args.place.display(), replica.display());
-    format!("mirrorfs verify --repair {primary} {replica}")
+    }
 }
 
 /// Makes the replica equal, as a mount with `--adopt` would: only where that is known to be a copy,
@@ -225,13 +225,7 @@ fn repair(
     let unknown = |no: Refusal| Stop::No(Exit::Unknown, no);
     // Neither in the other, and what else two copies must be.
     pair::roots(&args.place, replica).map_err(unknown)?;
-    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let typed = Typed {
-        primary: bytes(&args.place),
-        mountpoint: Vec::new(),
-        replica: bytes(replica),
-        offline: true,
-    };
+    let typed = Typed::offline(&args.place, replica);
     let options = Options {
         asked: Asked {
             degraded: false,
@@ -271,17 +265,7 @@ fn repair(
         let why = format!("the copies are equal, but: {failure}.");
         unknown(Refusal::refused(why).id("MF-0026"))
     })?;
-    Ok(Outcome {
-        sum: Verified {
-            files: summary.files,
-            bytes: summary.bytes,
-            differences: summary.differences_total,
-            repaired: true,
-        },
-        found: summary.differences.into_iter().map(Found::from).collect(),
-        repair: repair_of(args, replica),
-        quick: args.quick,
-    })
+    Ok(outcome(args, replica, summary, true))
 }
 
 /// What this mirror was told to do without is no difference.

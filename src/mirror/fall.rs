@@ -66,20 +66,35 @@ impl Mirror {
 
     /// Notes on the stamps that the log is lost.
     fn note_lost_log(&self, fault: &Fault, health: &mut Health) {
-        let worn = creds::wear(Needs::DAEMON);
-        let noted = worn.and_then(|()| self.record.log_lost(fault));
-        let recorded = if noted.is_ok() {
-            RECORDED
-        } else {
-            UNRECORDABLE
-        };
-        self.recorded.store(recorded, Ordering::Release);
+        // That it could not be noted anywhere is answered to every change.
+        let _unrecordable = self.note(fault, health);
         self.log_lost.store(true, Ordering::Release);
         health.degraded = Some(Degraded {
             id: fault.id(),
             fault: fault.clone(),
             since: clock::now().tv_sec,
         });
+    }
+
+    /// Notes durably what a fault means: that the primary goes on alone, or that the log is lost.
+    fn note(&self, fault: &Fault, health: &mut Health) -> Result<()> {
+        let before = health.epoch;
+        // The stamp is ours, whoever's op this thread is carrying out.
+        let noted = creds::wear(Needs::DAEMON).and_then(|()| match fault.whose {
+            Whose::Log => self.record.log_lost(fault).map(|()| before),
+            _ => self.record.degraded(fault),
+        });
+        let recorded = if noted.is_ok() {
+            RECORDED
+        } else {
+            UNRECORDABLE
+        };
+        self.recorded.store(recorded, Ordering::Release);
+        let epoch = noted?;
+        if epoch != before {
+            (health.epoch, health.epoch_before) = (epoch, Some(before));
+        }
+        Ok(())
     }
 
     /// The replica failed: closes its lane and puts on record that the primary goes on alone.
@@ -108,21 +123,9 @@ impl Mirror {
                 self.note_lost_log(&Fault::of_log(errno), &mut health);
             }
         }
-        // The stamp is ours, whoever's op this thread is carrying out.
-        let worn = creds::wear(Needs::DAEMON);
-        let recorded = worn.and_then(|()| self.record.degraded(&fault));
-        let before = health.epoch;
-        let carried = match recorded {
-            Ok(epoch) => {
-                health.epoch = epoch;
-                if epoch != before {
-                    health.epoch_before = Some(before);
-                }
-                self.recorded.store(RECORDED, Ordering::Release);
-                Carried::Failed
-            }
+        let carried = match self.note(&fault, &mut health) {
+            Ok(()) => Carried::Failed,
             Err(errno) => {
-                self.recorded.store(UNRECORDABLE, Ordering::Release);
                 let note = Named(errno);
                 tracing::error!(
                     "{fault}, and no copy could take a note of it: {note}; \
@@ -153,18 +156,9 @@ impl Mirror {
         let Some(fault) = health.degraded.as_ref().map(|why| why.fault.clone()) else {
             return;
         };
-        let before = health.epoch;
-        let noted = creds::wear(Needs::DAEMON).and_then(|()| match fault.whose {
-            Whose::Log => self.record.log_lost(&fault).map(|()| before),
-            _ => self.record.degraded(&fault),
-        });
-        let Ok(epoch) = noted else {
+        if self.note(&fault, &mut health).is_err() {
             return;
-        };
-        if epoch != before {
-            (health.epoch, health.epoch_before) = (epoch, Some(before));
         }
-        self.recorded.store(RECORDED, Ordering::Release);
         drop(health);
         tracing::warn!(
             "it could be noted after all that the replica failed: changes go on [MF-0004]"

@@ -16,7 +16,6 @@ use super::control::Verify;
 use super::refusal::{Kind, Refusal};
 use super::verify::Comparison;
 use crate::mirror::attach::Attached;
-use crate::mirror::failure::show_path;
 use crate::mirror::resync::{Difference, How};
 use crate::mirror::state::ReplicaState;
 use crate::mirror::{Mirror, Verified};
@@ -138,9 +137,7 @@ fn verdict(attached: &Attached, differences: &[Difference], count: u64) -> Verif
         }
         first => Verified::Differs {
             count,
-            first: first.map_or_else(String::new, |one| {
-                format!("{}: {}", show_path(&one.path), one.detail)
-            }),
+            first: first.map_or_else(String::new, ToString::to_string),
         },
     }
 }

@@ -19,7 +19,7 @@ use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::events::Events;
-use crate::mirror::failure::{Named, errno_name, show_path};
+use crate::mirror::failure::{Named, errno_name};
 use crate::mirror::report::{
     Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Scan, Syncs,
 };
@@ -154,7 +154,7 @@ impl Keeper {
         let first = first.filter(|_| !how.repair || !left.is_empty());
         if let Some(first) = first {
             compared.differed |= !how.quick;
-            let first = format!("{}: {}", show_path(&first.path), first.detail);
+            let first = first.to_string();
             self.heard
                 .mirror
                 .set_verified(Verified::Differs { count, first });

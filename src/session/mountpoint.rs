@@ -56,6 +56,8 @@ pub(super) struct Mounted {
     privileged: bool,
     /// `/dev/fuse`, to see whether the kernel asks.
     asking: Arc<OwnedFd>,
+    /// What is mounted. Opened in good time: the end must come without new descriptors.
+    table: Arc<mountinfo::Table>,
 }
 
 /// Why an unmount did not happen.
@@ -119,8 +121,9 @@ impl Prepared {
                 .map_err(|e| failed("the mount could not be attached", e))?;
             id = mountinfo::id_of(detached.as_fd()).ok();
         }
-        let mounts =
-            mountinfo::read().map_err(|e| Refusal::from_io("cannot read mountinfo", &e))?;
+        let unreadable = |e: io::Error| Refusal::from_io("cannot read mountinfo", &e);
+        let table = mountinfo::Table::open().map_err(unreadable)?;
+        let mounts = table.read().map_err(unreadable)?;
         let found = id
             .and_then(|id| mountinfo::by_id(&mounts, id))
             .or_else(|| mountinfo::at(&mounts, &self.target));
@@ -130,6 +133,7 @@ impl Prepared {
                 device: (m.major, m.minor),
                 privileged: self.privileged,
                 asking: Arc::new(self.device),
+                table: Arc::new(table),
             }),
             _ => Err(Refusal::refused(
                 "the mount vanished as soon as it was made.",
@@ -177,7 +181,8 @@ impl Mounted {
     /// Unmounts: plainly, which fails while it is in use, or lazily, which hides it at once and
     /// ends it when the last user has gone.
     pub(super) fn unmount(&self, lazy: bool) -> Result<(), Unmount> {
-        let mounts = mountinfo::read().map_err(|e| Unmount::Failed(e.to_string()))?;
+        let mounts = self.table.read();
+        let mounts = mounts.map_err(|e| Unmount::Failed(e.to_string()))?;
         let ours = |m: &Mount| (m.major, m.minor) == self.device;
         match mountinfo::at(&mounts, &self.target) {
             Some(top) if ours(top) => {}

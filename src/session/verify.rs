@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::control::Verify;
 use super::refusal::{Kind, Refusal};
 use crate::mirror::Mirror;
-use crate::mirror::failure::{Failure, Named, show_path};
+use crate::mirror::failure::{Failure, Named};
 use crate::mirror::heal::Ground;
 use crate::mirror::heal::again::{Again, Broken};
 use crate::mirror::resync::{Difference, How, Lacks, Progress, Summary, reconcile};
@@ -86,11 +86,9 @@ impl Comparison<'_> {
             return Ok(summary);
         };
         let why = format!(
-            "the replica still differs in {} of {} places, such as {}: {}.",
+            "the replica still differs in {} of {} places, such as {first}.",
             left.len(),
-            summary.differences_total,
-            show_path(&first.path),
-            first.detail
+            summary.differences_total
         );
         let next = format!(
             "To compare and repair everything: mirrorfs sync --full {}",

@@ -18,6 +18,14 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
+/// Opens a file of `/proc` or `/sys` for reading.
+///
+/// # Errors
+/// Whatever open says.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
 /// Writes `text` into an existing file of `/proc` or `/sys` in one write.
 ///
 /// # Errors

@@ -2,9 +2,11 @@
 //! `/proc/self/mountinfo`: what is mounted where, asked without touching any of it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags};
@@ -70,9 +72,37 @@ impl Mount {
 /// # Errors
 /// When `/proc` is not there.
 pub fn read() -> io::Result<Vec<Mount>> {
-    Ok(parse(&super::files::read(Path::new(
-        "/proc/self/mountinfo",
-    ))?))
+    Table::open()?.read()
+}
+
+/// The file with all mounts, kept open to be read again and again: even by a process that has
+/// run out of descriptors.
+#[derive(Debug)]
+pub struct Table(File);
+
+impl Table {
+    /// Opens the table of this mount namespace.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn open() -> io::Result<Self> {
+        super::files::open(Path::new("/proc/self/mountinfo")).map(Self)
+    }
+
+    /// Everything mounted now.
+    ///
+    /// # Errors
+    /// Whatever read says.
+    pub fn read(&self) -> io::Result<Vec<Mount>> {
+        let mut text = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            match self.0.read_at(&mut part, text.len() as u64)? {
+                0 => return Ok(parse(&text)),
+                n => text.extend_from_slice(&part[..n]),
+            }
+        }
+    }
 }
 
 /// Reads the lines of a mountinfo file; a line that makes no sense is left out.

@@ -6,6 +6,9 @@
 //! names the next command. `degraded` excuses any trouble with the replica, never one with the
 //! primary: fstab lines carry it for ever, so it is no answer to a question asked today.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use crate::mirror::attach::identity::{
     Corrupt, Epoch, History, Life, Match, MirrorId, Stamp, Verdict,
 };
@@ -99,6 +102,20 @@ pub struct Typed {
     pub replica: Vec<u8>,
     /// It is not about a mount: `mirrorfs sync PRIMARY REPLICA`.
     pub offline: bool,
+}
+
+impl Typed {
+    /// Two directories, and no mount.
+    #[must_use]
+    pub fn offline(primary: &Path, replica: &Path) -> Self {
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        Self {
+            primary: bytes(primary),
+            replica: bytes(replica),
+            offline: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// What to do.

@@ -693,7 +693,7 @@ impl Attempt<'_> {
             .differences
             .iter()
             .take(3)
-            .map(|difference| format!("{}: {}", show_path(&difference.path), difference.detail))
+            .map(ToString::to_string)
             .collect();
         let (want, command) = self.say.compared();
         refusal.next = if quick {

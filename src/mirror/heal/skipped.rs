@@ -112,7 +112,8 @@ fn joined(one: &What, other: What) -> What {
 /// The objects an op changes, and what of them.
 fn touched<'a>(op: &'a Op<'_>) -> Vec<(&'a Arc<Node>, What)> {
     let range = |offset: u64, length: u64| What::Content(offset..offset.saturating_add(length));
-    match &op.action {
+    let parents = op.parents().into_iter().map(|dir| (dir, What::Names));
+    let own = match &op.action {
         Action::Write { node, offset, .. } => vec![(node, range(*offset, op.data.len() as u64))],
         Action::Truncate { node, .. } => vec![(node, What::Content(0..u64::MAX))],
         Action::Allocate {
@@ -133,28 +134,24 @@ fn touched<'a>(op: &'a Op<'_>) -> Vec<(&'a Arc<Node>, What)> {
         Action::SetAttr { node, .. }
         | Action::SetFlags { node, .. }
         | Action::SetXattr { node, .. }
-        | Action::RemoveXattr { node, .. } => vec![(node, What::Attributes)],
-        Action::Link { node, parent, .. } => {
-            vec![(parent, What::Names), (node, What::Attributes)]
-        }
-        Action::Create { parent, .. }
-        | Action::Mkdir { parent, .. }
-        | Action::Mknod { parent, .. }
-        | Action::Symlink { parent, .. }
-        | Action::Unlink { parent, .. }
-        | Action::Rmdir { parent, .. } => vec![(parent, What::Names)],
+        | Action::RemoveXattr { node, .. }
+        | Action::Link { node, .. } => vec![(node, What::Attributes)],
         Action::Rename {
-            from,
-            to,
             moved,
             victim,
             flags,
+            ..
         } => {
             let swapped = victim.iter().filter(|_| swaps(*flags));
             let dirs = moved.iter().chain(swapped).filter(|node| node.is_dir());
-            let dirs = dirs.map(|node| (node, What::Names));
-            let both = [(&from.0, What::Names), (&to.0, What::Names)];
-            both.into_iter().chain(dirs).collect()
+            dirs.map(|node| (node, What::Names)).collect()
         }
-    }
+        Action::Create { .. }
+        | Action::Mkdir { .. }
+        | Action::Mknod { .. }
+        | Action::Symlink { .. }
+        | Action::Unlink { .. }
+        | Action::Rmdir { .. } => Vec::new(),
+    };
+    parents.chain(own).collect()
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::worker::Worker;
 use super::{Fault, Stop};
-use crate::mirror::watch::Standstill;
+use crate::mirror::watch::{Owed, Standstill};
 use crate::sys::Errno;
 
 /// Rounds while the application goes on.
@@ -53,19 +53,20 @@ impl Default for Squeeze<'_> {
 impl Worker<'_> {
     /// Between two holds: lets the application stand still, or go on.
     pub(super) fn squeeze(&mut self) -> Result<(), Stop> {
-        if self.is_standing() {
-            let until = self.squeeze.standstill.as_ref().map(|(_, until)| *until);
-            if until.is_some_and(|until| Instant::now() >= until) {
+        let now = Instant::now();
+        match &self.squeeze.standstill {
+            Some((_, until)) if now >= *until => {
                 self.go_on()?;
                 // It was too short for what is left.
                 self.squeeze.still = (self.squeeze.still * 2).min(STILL_MAX);
                 self.squeeze.breath = (self.squeeze.breath / 2).max(BREATH_MIN);
             }
-            return Ok(());
-        }
-        let is_due = self.squeeze.next.is_none_or(|at| Instant::now() >= at);
-        if self.summary.rounds > ROUNDS && is_due {
-            self.stand_still()?;
+            None if self.summary.rounds > ROUNDS
+                && self.squeeze.next.is_none_or(|at| now >= at) =>
+            {
+                self.stand_still()?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -88,10 +89,7 @@ impl Worker<'_> {
 
     /// Whether nothing is missing any more, now that everything stands still. It goes on after that.
     pub(super) fn is_healed(&mut self) -> Result<bool, Stop> {
-        let Some((standstill, _)) = self.squeeze.standstill.take() else {
-            return Ok(false);
-        };
-        let standing = standstill.end().ok_or_else(given_up)?;
+        let standing = self.end_standstill()?;
         let healed = self.ground.is_healed();
         drop(standing);
         Ok(healed)
@@ -99,18 +97,22 @@ impl Worker<'_> {
 
     /// Lets the application go on, for a breath at least.
     pub(super) fn go_on(&mut self) -> Result<(), Stop> {
-        let Some((standstill, _)) = self.squeeze.standstill.take() else {
-            return Ok(());
-        };
-        let stood = standstill.end().ok_or_else(given_up)?;
-        drop(stood);
-        self.squeeze.next = Some(Instant::now() + self.squeeze.breath);
+        if self.is_standing() {
+            drop(self.end_standstill()?);
+            self.squeeze.next = Some(Instant::now() + self.squeeze.breath);
+        }
         Ok(())
     }
-}
 
-/// The replica hung meanwhile, and the application goes on already.
-fn given_up() -> Stop {
-    let doing = "the end of healing".to_owned();
-    Stop::Fault(Fault::new(Errno::TIMEDOUT, doing))
+    /// The end of a standstill, if there is one: everything goes on once what this returns is dropped.
+    fn end_standstill(&mut self) -> Result<Option<Owed>, Stop> {
+        let Some((standstill, _)) = self.squeeze.standstill.take() else {
+            return Ok(None);
+        };
+        standstill.end().ok_or_else(|| {
+            // The replica hung meanwhile, and the application goes on already.
+            let doing = "the end of healing".to_owned();
+            Stop::Fault(Fault::new(Errno::TIMEDOUT, doing))
+        })
+    }
 }

@@ -429,23 +429,10 @@ impl<'a> Worker<'a> {
             let mut item = Item::new(number, held, task);
             item.is_top = true;
             self.jobs[number].left += 1;
-            match item.task {
-                Task::Names(_) => {
-                    let way = Way::to(item.held.node(), |_| true);
-                    let depth = way.map_or(0, |way| way.above().count());
-                    dirs.push((depth, item));
-                }
-                _ => self.late.push(item),
-            }
+            self.sort_in(item, &mut dirs);
         }
         for item in std::mem::take(&mut self.extra) {
-            if let Task::Names(_) = item.task {
-                let way = Way::to(item.held.node(), |_| true);
-                let depth = way.map_or(0, |way| way.above().count());
-                dirs.push((depth, item));
-            } else {
-                self.late.push(item);
-            }
+            self.sort_in(item, &mut dirs);
         }
         let waiting = std::mem::take(&mut self.waiting);
         if let Some(job) = waiting
@@ -455,12 +442,10 @@ impl<'a> Worker<'a> {
         {
             // What they wait for is healed for their sake: nobody marked it, or not yet.
             for dir in self.healing.changed(super::doubt::Doubt::soiled) {
-                let way = Way::to(&dir, |_| true);
-                let depth = way.map_or(0, |way| way.above().count());
                 let held = Held::known(self.ground.nodes(), &dir);
                 let item = Item::new(job, held, self.names_again(&dir));
                 self.jobs[job].left += 1;
-                dirs.push((depth, item));
+                self.sort_in(item, &mut dirs);
             }
         }
         let (waiting, late) = waiting
@@ -471,6 +456,16 @@ impl<'a> Worker<'a> {
         dirs.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
         self.dirs.extend(waiting);
         self.dirs.extend(dirs.into_iter().map(|(_, item)| item));
+    }
+
+    /// Puts names with how deep they are, everything else behind all of them.
+    fn sort_in(&mut self, item: Item, dirs: &mut Vec<(usize, Item)>) {
+        if matches!(item.task, Task::Names(_)) {
+            let way = Way::to(item.held.node(), |_| true);
+            dirs.push((way.map_or(0, |way| way.above().count()), item));
+        } else {
+            self.late.push(item);
+        }
     }
 
     /// Works until nothing is left but what waits for the next round.

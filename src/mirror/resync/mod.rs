@@ -17,7 +17,7 @@ use std::vec;
 use rustix::fs::{FileType, OFlags};
 
 use crate::mirror::attach::stamp;
-use crate::mirror::failure::{Copy, Failure};
+use crate::mirror::failure::{Copy, Failure, show_path};
 use crate::store::name::Name;
 use crate::store::stat::Stat;
 use crate::store::walk::{self, Descent};
@@ -110,6 +110,12 @@ pub struct Difference {
     /// Of live trees, to find it again when it has been moved: the primary's inode numbers of the
     /// directories above it, from the top down, and its own.
     pub trail: Vec<u64>,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", show_path(&self.path), self.detail)
+    }
 }
 
 /// Something the replica could not hold.
