@@ -4,9 +4,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::degrade::heals_by_itself;
 use crate::support::mount::{TestMount, Wish};
+use crate::support::run::run;
 use crate::support::tamper::Tampered;
 use crate::support::{Work, together, wait_until};
 use crate::{need_product, need_programs, need_root};
@@ -196,4 +198,23 @@ fn emptied_while_everything_is_open() {
         mount.umount();
         heals_by_itself(mount);
     }
+}
+
+/// The daemon had taken every descriptor it may have, and its unmount wanted one more to look what
+/// is mounted: it was refused with EMFILE, and only closing files elsewhere in the tree would help.
+#[test]
+fn unmounted_without_descriptors() {
+    need_root!();
+    need_product!();
+    need_programs!("prlimit");
+    let mount = TestMount::new();
+    std::fs::write(mount.at("f"), "content").expect("write");
+    let pid = mount.pid();
+    let is_free = |fd: &u32| !Path::new(&format!("/proc/{pid}/fd/{fd}")).exists();
+    // The one for who asks, and no more.
+    let one = (0..).find(is_free).expect("a free number") + 1;
+    let limit = format!("--nofile={one}:");
+    let pid = format!("--pid={pid}");
+    run(Command::new("prlimit").args([&pid, &limit])).ok();
+    mount.finish();
 }
