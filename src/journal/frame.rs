@@ -15,7 +15,7 @@ pub(crate) const FRAME_MAX: usize = 1 << 20;
 pub(crate) const OVERHEAD: usize = HEAD + TAIL.len();
 
 const MAGIC: [u8; 8] = *b"MFlog\x1a\r\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FRAME_MAGIC: [u8; 4] = *b"MFfr";
 /// No sector of a frame is all zeros: the last one ends in this.
 const TAIL: [u8; 4] = *b"rfFM";

@@ -41,7 +41,8 @@ pub enum Aspect {
     /// The names in a directory, its attributes, and all of what was born in it since the stamp
     /// (birth time at or after it), through directories born since as well.
     Dir,
-    /// `Dir`, and the content and attributes of all files in it.
+    /// `Dir`, the attributes of all files in it, and the content of those that are small on either
+    /// copy (`store::op::SMALL_FILE`). One that becomes larger needs another mark.
     DirData,
     /// It got another name: all of it, through everything below, unless the twin proves who it is
     /// on the replica.

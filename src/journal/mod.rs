@@ -39,7 +39,7 @@ use renames::{Renamed, Renames};
 use table::Table;
 
 pub use mark::{Aspect, Describe, Key, Mark, Object, Origin, Pins, Twin, Want};
-pub use region::{region, regions};
+pub use region::{Cut, region, regions};
 
 /// What the log is to survive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,21 +12,30 @@
 //!   node remembers the mark ([`Node::cover`]) until that is cleared.
 //! - A node that moves away from its mark is covered no longer (docs/SAFETY.md, rule 2). Under another
 //!   mark that includes it by its birth it goes on; else it gets one of its own, before the move.
-//! - Several files of one directory that need marks get one of the directory together.
+//! - Several small files of one directory that need marks get one of the directory together; when
+//!   many directories come to that, the next ones get it with their first file.
+//! - A large file has its content marked by regions, coarser ones the more of them it needs.
+//!
+//! That a file is small must not change between the look at its size and the end of the op: turns
+//! see to that ([`SMALL_FILE`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::journal::{Aspect, Journal, Key, Mark, Object, Origin, Pins, Twin, Want, regions};
-use crate::store::op::{Action, Op, moves_content, swaps};
+use crate::journal::{Aspect, Cut, Journal, Key, Mark, Object, Origin, Pins, Twin, Want, regions};
+use crate::store::op::{Action, Op, SMALL_FILE, moves_content, swaps};
 use crate::store::{Name, Node, Side, Source, Stat};
 use crate::sys::Result;
 
 /// So many files of one directory get marks of their own; then the directory gets one for all.
 const ALONE_MAX: u32 = 3;
+/// So many directories get there by and by; then each gets it with the first of its files.
+const CROWDS_MAX: u32 = 16;
+/// So many regions of one file get marks before they are cut coarser, and coarser again.
+const CUTS: [u32; 3] = [16, 32, 64];
 /// A longer path, in bytes, is not kept: its handle leads to the object.
 const PATH_KEPT_MAX: usize = 64 << 10;
 /// What touches more regions than this gets one mark for the whole file.
@@ -36,12 +45,20 @@ const REGIONS_MAX: usize = 8;
 pub struct Intent {
     journal: Arc<Journal>,
     source: Arc<dyn Source>,
-    /// Files that got a mark of their own since the last checkpoint, by their directory's serial.
-    alone: Mutex<HashMap<u64, u32>>,
+    crowds: Mutex<Crowds>,
     #[cfg(test)]
     pub(super) clears_early: super::tests::sabotage::Switch,
     #[cfg(test)]
     pub(super) drops: super::tests::sabotage::Drops,
+}
+
+/// How many marks were wanted since the last checkpoint.
+#[derive(Debug, Default)]
+struct Crowds {
+    /// For files by the serial of their directory, and for regions by that of their file.
+    wanted: HashMap<u64, u32>,
+    /// Directories with many.
+    dirs: u32,
 }
 
 /// Who an object is on the replica, where the replica can be asked.
@@ -71,7 +88,7 @@ impl Intent {
         Self {
             journal,
             source,
-            alone: Mutex::default(),
+            crowds: Mutex::default(),
             #[cfg(test)]
             clears_early: Default::default(),
             #[cfg(test)]
@@ -180,15 +197,28 @@ impl Intent {
 
     /// After a checkpoint files get marks of their own again.
     pub fn forget_crowds(&self) {
-        self.alone.lock().clear();
+        *self.crowds.lock() = Crowds::default();
     }
 
     /// One more file of this directory needs a mark: whether it is one too many.
     fn is_crowded(&self, dir: &Node) -> bool {
-        let mut alone = self.alone.lock();
-        let count = alone.entry(dir.serial).or_default();
+        let mut crowds = self.crowds.lock();
+        let count = crowds.wanted.entry(dir.serial).or_default();
         *count += 1;
-        *count > ALONE_MAX
+        let count = *count;
+        if count == ALONE_MAX + 1 {
+            crowds.dirs += 1;
+        }
+        count > ALONE_MAX || crowds.dirs >= CROWDS_MAX
+    }
+
+    /// One more region of this file needs a mark: how it is to be cut.
+    fn cut(&self, node: &Node) -> Cut {
+        let mut crowds = self.crowds.lock();
+        let count = crowds.wanted.entry(node.serial).or_default();
+        *count += 1;
+        let count = *count;
+        Cut::ALL[CUTS.iter().filter(|most| count > **most).count()]
     }
 
     /// The object of a node, as the log knows it.
@@ -210,6 +240,21 @@ impl Intent {
 fn is_born_after(stat: &Stat, mark: &Mark) -> bool {
     let born = stat.btime.map(|time| (time.seconds, time.nanos));
     mark.aspect == Aspect::Tree || born.is_some_and(|born| born >= mark.stamp)
+}
+
+type Parts = SmallVec<[Aspect; REGIONS_MAX]>;
+
+/// The regions of a file that hold a part of it; all of it as one where they are too many.
+fn parts(start: u64, length: u64, cut: Cut) -> Parts {
+    let parts = regions(start, length, cut).take(REGIONS_MAX + 1);
+    let parts: Parts = parts
+        .map(|(start, end)| Aspect::Data { start, end })
+        .collect();
+    if parts.len() > REGIONS_MAX {
+        let (start, end) = (0, u64::MAX);
+        return smallvec![Aspect::Data { start, end }];
+    }
+    parts
 }
 
 /// A mark to be pinned, of whom, and where that lay before it moved.
@@ -324,23 +369,39 @@ impl<'a> Wanted<'a> {
 
     /// A part of a file's content.
     fn data(&mut self, node: &Arc<Node>, start: u64, length: u64) {
-        if self.cover(node).is_some() {
+        let is_small = start.saturating_add(length) <= SMALL_FILE;
+        if let Some(mark) = self.cover(node) {
+            if mark.aspect == Aspect::DirData && !is_small {
+                // What that mark covers is small, or was born under it: a mark for all of it does.
+                let (start, end) = (0, u64::MAX);
+                self.wish(node, Aspect::Data { start, end }, Use::Nothing);
+                node.lose_cover(mark.id());
+            }
             return;
         }
-        let whole = Aspect::Data {
-            start: 0,
-            end: u64::MAX,
-        };
-        let mut parts = SmallVec::<[Aspect; REGIONS_MAX]>::new();
-        for (start, end) in regions(start, length) {
-            if parts.len() == REGIONS_MAX {
-                parts.clear();
-                parts.push(whole);
-                break;
-            }
-            parts.push(Aspect::Data { start, end });
+        let mut all = Cut::ALL.iter().map(|cut| parts(start, length, *cut));
+        if let Some(hot) = all.find(|parts| self.are_hot(node, parts)) {
+            return self.wish_all(node, &hot);
         }
-        self.file(node, &parts);
+        if is_small
+            && let Some(dir) = self.home_of_small(node)
+            && self.intent.is_crowded(&dir)
+        {
+            return self.wish(&dir, Aspect::DirData, Use::Cover(node.clone()));
+        }
+        self.wish_all(node, &parts(start, length, self.intent.cut(node)));
+    }
+
+    fn are_hot(&self, node: &Node, parts: &Parts) -> bool {
+        let (serial, journal) = (node.serial, &self.intent.journal);
+        let mut keys = parts.iter().map(|&aspect| Key { serial, aspect });
+        keys.all(|key| journal.is_hot(&key))
+    }
+
+    fn wish_all(&mut self, node: &Arc<Node>, parts: &Parts) {
+        for part in parts {
+            self.wish(node, *part, Use::Nothing);
+        }
     }
 
     /// What can be said of a node without its content.
@@ -348,38 +409,34 @@ impl<'a> Wanted<'a> {
         if self.cover(node).is_some() {
             return;
         }
-        if node.is_dir() {
-            self.wish(node, Aspect::Node, Use::Nothing);
-        } else {
-            self.file(node, &[Aspect::Node]);
-        }
-    }
-
-    /// Marks of one file: its own, or one of its directory when that has many.
-    fn file(&mut self, node: &Arc<Node>, aspects: &[Aspect]) {
-        let key = |&aspect| Key {
+        let own = Key {
             serial: node.serial,
-            aspect,
+            aspect: Aspect::Node,
         };
-        let is_hot = aspects
-            .iter()
-            .all(|aspect| self.intent.journal.is_hot(&key(aspect)));
-        if !is_hot && let Some(dir) = self.home(node).filter(|dir| self.intent.is_crowded(dir)) {
-            return self.wish(&dir, Aspect::DirData, Use::Cover(node.clone()));
+        if !node.is_dir()
+            && !self.intent.journal.is_hot(&own)
+            && let Some((dir, _)) = self.home(node)
+            && self.intent.is_crowded(&dir)
+        {
+            // No cover: nobody has looked whether it is small.
+            return self.wish(&dir, Aspect::DirData, Use::Nothing);
         }
-        for aspect in aspects {
-            self.wish(node, *aspect, Use::Nothing);
-        }
+        self.wish(node, Aspect::Node, Use::Nothing);
     }
 
-    /// The one directory that has the one name of a file.
-    fn home(&self, node: &Arc<Node>) -> Option<Arc<Node>> {
+    /// The one directory that has the one name of a file, and what the file is.
+    fn home(&self, node: &Arc<Node>) -> Option<(Arc<Node>, Stat)> {
         let link = match node.place(Side::Primary).links() {
             [link] => link.parent.clone(),
             _ => return None,
         };
         let stat = self.intent.source.stat(node).ok()?;
-        (stat.nlink == 1).then_some(link)
+        (stat.nlink == 1).then_some((link, stat))
+    }
+
+    fn home_of_small(&self, node: &Arc<Node>) -> Option<Arc<Node>> {
+        let (dir, stat) = self.home(node)?;
+        (stat.size <= SMALL_FILE).then_some(dir)
     }
 
     /// A node is about to get one more name in the first directory of the op.
@@ -411,7 +468,7 @@ impl<'a> Wanted<'a> {
             return Ok(());
         };
         let stat = self.intent.source.stat(node).ok();
-        let is_single = stat.is_some_and(|stat| stat.nlink == 1);
+        let is_plain = stat.is_some_and(|stat| stat.nlink == 1 && stat.size <= SMALL_FILE);
         match self.cover(node) {
             Some(mark) if mark.id() == there.id() => return Ok(()),
             Some(mark) if node.is_dir() => {
@@ -431,7 +488,7 @@ impl<'a> Wanted<'a> {
                 node.lose_cover(mark.id());
                 self.log_rename(from, to);
             }
-            None if !node.is_dir() && is_single && self.intent.is_crowded(&to.0) => {
+            None if !node.is_dir() && is_plain && self.intent.is_crowded(&to.0) => {
                 self.wish(&to.0, Aspect::DirData, Use::Cover(node.clone()));
             }
             None => {

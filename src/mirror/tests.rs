@@ -20,6 +20,7 @@ use crate::uring::{Buffers, Count, Engine, Opcode, Wish};
 mod crowd;
 mod late;
 mod lost;
+mod marks;
 pub(super) mod sabotage;
 mod switches;
 mod tap;
@@ -48,6 +49,13 @@ const WIDE: window::Limits = window::Limits {
     bytes: 256 << 20,
     ..LIMITS
 };
+
+impl Drop for Bench {
+    /// Nobody looks after the replica any more: that holds descriptors of everything.
+    fn drop(&mut self) {
+        self.mirror.tending.end(Duration::ZERO);
+    }
+}
 
 impl Bench {
     fn new(limits: Option<window::Limits>) -> Self {

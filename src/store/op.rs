@@ -157,6 +157,11 @@ pub enum Action {
     },
 }
 
+/// What is written up to here (bytes) of a file that is not longer may be marked together with
+/// other files of its directory; and only one such op, and no other change of content, is under way
+/// in a file at a time: while one is, the file stays small.
+pub const SMALL_FILE: u64 = 1 << 20;
+
 const EXCHANGE: u32 = rustix::fs::RenameFlags::EXCHANGE.bits();
 const COLLAPSE: u32 = rustix::fs::FallocateFlags::COLLAPSE_RANGE.bits();
 const INSERT: u32 = rustix::fs::FallocateFlags::INSERT_RANGE.bits();
@@ -216,6 +221,17 @@ impl Claim {
     #[must_use]
     pub fn whole(node: &Node) -> Claims {
         smallvec::smallvec![Self::attributes(node), Self::data(node, 0, u64::MAX)]
+    }
+
+    /// What an op changes of the content of `node`.
+    fn changed(node: &Node, start: u64, length: u64) -> Self {
+        let claim = Self::data(node, start, length);
+        let last = if claim.last < SMALL_FILE {
+            u64::MAX
+        } else {
+            claim.last
+        };
+        Self { last, ..claim }
     }
 
     fn data(node: &Node, start: u64, length: u64) -> Self {
@@ -280,7 +296,7 @@ impl Op<'_> {
         let mut claims = Claims::new();
         match &self.action {
             Action::Write { node, offset, .. } => {
-                claims.push(Claim::data(node, *offset, self.data.len() as u64));
+                claims.push(Claim::changed(node, *offset, self.data.len() as u64));
                 if !self.needs.fsetid {
                     claims.push(Claim::attributes(node)); // it may clear set-id bits
                 }
@@ -302,7 +318,7 @@ impl Op<'_> {
                 } else {
                     *length
                 };
-                claims.push(Claim::data(node, *offset, length));
+                claims.push(Claim::changed(node, *offset, length));
             }
             Action::CopyRange {
                 from,
@@ -312,7 +328,7 @@ impl Op<'_> {
                 length,
             } => {
                 claims.push(Claim::data(from, *from_offset, *length));
-                claims.push(Claim::data(to, *to_offset, *length));
+                claims.push(Claim::changed(to, *to_offset, *length));
                 claims.push(Claim::attributes(to));
             }
             Action::SetAttr { node, .. } | Action::SetFlags { node, .. } => {
@@ -354,13 +370,17 @@ impl Op<'_> {
             } => {
                 claims.push(Claim::name(&from.0, &from.1));
                 claims.push(Claim::name(&to.0, &to.1));
-                if !swaps(*flags) {
+                let swapped = victim.as_ref().filter(|_| swaps(*flags));
+                if swapped.is_none() {
                     claims.extend(victim.iter().flat_map(Self::removed));
-                } else {
-                    // It keeps its content, and only moves.
-                    claims.extend(victim.iter().map(|node| Claim::attributes(node)));
                 }
-                claims.extend(moved.iter().map(|node| Claim::attributes(node)));
+                // They keep their content, and only move.
+                for node in moved.iter().chain(swapped) {
+                    claims.push(Claim::attributes(node));
+                    if !node.is_dir() {
+                        claims.push(Claim::changed(node, 0, 0)); // a small one stays small
+                    }
+                }
             }
         }
         merge(&mut claims);

@@ -31,7 +31,7 @@ fn aspect(random: &mut Random) -> Aspect {
             end: u64::MAX,
         },
         _ => {
-            let (start, end) = region(random.below(12) << 22);
+            let (start, end) = region(random.below(12) << 22, Cut::Fine);
             Aspect::Data { start, end }
         }
     }

@@ -64,7 +64,7 @@ fn describe_is_asked_for_cold_marks_only() {
 #[test]
 fn many_regions_of_one_file_are_found() {
     let (_disk, journal) = journal();
-    let all: Vec<_> = regions(0, 3 << 30).collect();
+    let all: Vec<_> = regions(0, 3 << 30, Cut::Fine).collect();
     for &(start, end) in all.iter().rev() {
         drop(pin(&journal, 1, Aspect::Data { start, end }).expect("cold"));
     }

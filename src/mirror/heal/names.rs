@@ -17,6 +17,7 @@ use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{On, Trouble};
 use crate::mirror::resync::object::cannot_hold;
 use crate::store::node::{Link, Node, Side};
+use crate::store::op::SMALL_FILE;
 use crate::store::{Ident, Name, Stat, Time, walk};
 use crate::sys::Errno;
 
@@ -449,11 +450,18 @@ impl Worker<'_> {
             dir.next.push(Item::new(dir.job, hold(), task));
         } else {
             self.links.note(primary, replica, hold);
+            let is_small = primary.size.min(replica.size) <= SMALL_FILE;
             let differs = primary.size != replica.size || primary.mtime != replica.mtime;
-            if !(whole || dir.depth.leaves || differs) {
+            // What differs in a large file with marks of its own, those know best.
+            let differs = differs && (is_small || !self.marked.contains(&primary.ident));
+            let task = if whole || differs || (dir.depth.leaves && is_small) {
+                Task::Content(0..u64::MAX)
+            } else if dir.depth.leaves {
+                Task::Attributes
+            } else {
                 return Ok(());
-            }
-            let mut item = Item::new(dir.job, hold(), Task::Content(0..u64::MAX));
+            };
+            let mut item = Item::new(dir.job, hold(), task);
             item.is_late = primary.nlink > 1 || replica.nlink > 1;
             dir.next.push(item);
         }

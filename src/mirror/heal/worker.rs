@@ -43,7 +43,7 @@ pub(super) enum Task {
 pub(super) struct Depth {
     /// Everything below.
     pub(super) whole: bool,
-    /// Everything in it but directories.
+    /// Everything in it but directories and the content of large files.
     pub(super) leaves: bool,
     /// What was born since, recursively.
     pub(super) since: Option<Time>,
@@ -153,6 +153,8 @@ pub(super) struct Worker<'a> {
     pub(super) listed: HashMap<Ident, Time>,
     /// Directories of which everything is looked at in this round.
     pub(super) wholes: HashSet<Ident>,
+    /// Files with marks of their own for their content.
+    pub(super) marked: HashSet<Ident>,
     pub(super) summary: Summary,
     /// All names of the tree are seen in this round.
     pub(super) is_whole: bool,
@@ -191,6 +193,7 @@ impl<'a> Worker<'a> {
             bare: HashSet::new(),
             listed: HashMap::new(),
             wholes: HashSet::new(),
+            marked: HashSet::new(),
             summary: Summary::default(),
             is_whole: false,
             moved_bytes: 0,
@@ -235,6 +238,7 @@ impl<'a> Worker<'a> {
             }
             self.summary.rounds += 1;
             self.wholes.clear();
+            self.marked.clear();
             self.moves()?;
             self.begin();
             self.empty()?;
@@ -426,6 +430,9 @@ impl<'a> Worker<'a> {
                 _ if is_dir => Task::Names(Depth::WHOLE),
                 _ => Task::Content(0..u64::MAX),
             };
+            if matches!(task, Task::Content(_)) {
+                self.marked.insert(held.ident());
+            }
             let mut item = Item::new(number, held, task);
             item.is_top = true;
             self.jobs[number].left += 1;

@@ -2,8 +2,9 @@
 //! Whatever the replica lost, the marks say where: it is stopped anywhere in a random history with
 //! checkpoints in it, the daemon dies, and healing what is marked makes the copies equal.
 //!
-//! It may lose the end of what it was sent, and what it was sent since it was synced last, too: what
-//! a checkpoint clears must be on the disk. The power may fail in the middle of a checkpoint.
+//! It may lose the end of what it was sent, and what it was sent since it was synced last, too, or
+//! any part of that: what a checkpoint clears must be on the disk. The power may fail in the middle of
+//! a checkpoint.
 
 use std::os::fd::OwnedFd;
 
@@ -11,6 +12,7 @@ use super::tap::Power;
 use super::*;
 use crate::mirror::resync::How;
 use crate::mirror::state::ReplicaState;
+use crate::store::op::SMALL_FILE;
 
 /// Someone who does anything to a small tree, by paths.
 struct Anyone<'a> {
@@ -216,7 +218,8 @@ impl Anyone<'_> {
                     return;
                 };
                 let node = self.node(path);
-                let size = next(&mut self.random) % (10 << 20);
+                let most = self.small_or_large();
+                let size = next(&mut self.random) % most;
                 self.apply(Action::Truncate { node, size }, &[]);
             }
             18 => {
@@ -248,10 +251,16 @@ impl Anyone<'_> {
             20 => self.crowd(),
             _ => {
                 if let Some(path) = self.pick(&others) {
-                    self.write(path, 12 << 20);
+                    let among = self.small_or_large();
+                    self.write(path, among);
                 }
             }
         }
+    }
+
+    /// Files become large and small again: how they are marked depends on that.
+    fn small_or_large(&mut self) -> u64 {
+        [SMALL_FILE / 4, SMALL_FILE + SMALL_FILE / 4, 12 << 20][below(&mut self.random, 3)]
     }
 
     fn create(&mut self) {
@@ -261,12 +270,17 @@ impl Anyone<'_> {
         self.others.push(path);
     }
 
-    /// Writes to so many files of one directory that it gets a mark for all of them.
+    /// Writes to so many files of one directory that it gets a mark for all of them. Some outgrow it.
     fn crowd(&mut self) {
         let others = self.others.clone();
         let is_above = |path: &&String| path.rfind('/') == Some(0);
         let together = others.iter().filter(is_above);
-        together.take(8).for_each(|path| self.write(path, 4096));
+        for path in together.take(8) {
+            self.write(path, 4096);
+            if below(&mut self.random, 4) == 0 {
+                self.write(path, 8 * SMALL_FILE);
+            }
+        }
     }
 
     /// Writes somewhere in the first bytes of a file.
@@ -430,6 +444,9 @@ pub(super) fn lose(seed: u64, end: End, sabotage: impl FnOnce(&Mirror)) -> Vec<S
         Some(last) => last.is_finished(),
         None => bench.mirror.lag().ops == 0,
     });
+    if below(&mut anyone.random, 2) == 0 {
+        bench.gate.lose_some(&mut anyone.random);
+    }
     let mirror = revived(&bench);
     let tended = mirror.clone();
     std::thread::spawn(move || tended.tend());

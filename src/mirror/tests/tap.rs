@@ -183,6 +183,16 @@ impl Gate {
             .try_for_each(|one| one.write_back(&self.tree))
     }
 
+    /// Some of what is cached has been written back by the time it is lost, in no order.
+    pub(super) fn lose_some(&self, random: &mut u64) {
+        let cached = self.state.lock().cache.take();
+        for one in cached.into_iter().flatten() {
+            if below(random, 2) == 0 {
+                one.write_back(&self.tree).expect("it can be written");
+            }
+        }
+    }
+
     /// Does something to the power, and waits for nothing.
     pub(super) fn set_power(&self, power: Power) {
         self.state.lock().power = power;

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
@@ -21,7 +22,7 @@ use crate::mirror::watch::{Hold, Standstill};
 use crate::store::descriptor::Access;
 use crate::store::node::Node;
 use crate::store::op::{Action, Claims, Op};
-use crate::store::{Applied, Ident, Made, Name, Nodes, Side, Source, Stat, Target, Tree};
+use crate::store::{Applied, Ident, Made, Name, Nodes, Side, Source, Stat, Target, Time, Tree};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result, at};
 
@@ -572,6 +573,16 @@ impl Bench {
             .into_iter()
             .chain(found.into_iter().map(show))
             .collect()
+    }
+
+    /// Waits until everything there is so old that no mistrust of the clock takes it for new.
+    pub(super) fn ages(&self) {
+        let now = Time::of_clock().since_1970();
+        let step = crate::mirror::heal::CLOCK_STEP.as_nanos();
+        let old = now + i128::try_from(step).expect("a moment");
+        while Time::of_clock().since_1970() <= old {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
     }
 
     pub(super) fn assert_equal(&self) {

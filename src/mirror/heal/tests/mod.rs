@@ -45,6 +45,7 @@ fn a_healed_mark_opens_what_it_covers_and_nothing_else() {
     assert_eq!(bench.opened(), (3, 0));
     bench.assert_equal();
     bench.checkpoint();
+    bench.ages();
     // Names: the directories, and what is new in them.
     bench.put("a/b/new", 0, b"new");
     bench.unlink("a/b/g2");
@@ -281,31 +282,68 @@ fn a_file_that_has_a_name_outside_the_tree() {
     bench.assert_equal();
 }
 
+/// Puts something in doubt.
+fn mark(bench: &Bench, path: &str, aspect: Aspect) {
+    let node = bench.at(path);
+    let describe = || {
+        let path = path.as_bytes().into();
+        let ino = node.place(Side::Primary).ident().map_or(0, |i| i.ino);
+        let object = Object {
+            ino,
+            handle: Box::default(),
+            path,
+        };
+        (object, None)
+    };
+    let key = crate::journal::Key {
+        serial: node.serial,
+        aspect,
+    };
+    let want = crate::journal::Want {
+        key,
+        describe: &describe,
+    };
+    bench.journal.pin(&[want], None).expect("pinned").soil();
+}
+
+/// A large file has its content marked for itself. Whatever is marked around it, and though its
+/// times differ, no more than that is read.
+#[test]
+fn large_files_among_marked_ones() {
+    let bench = Bench::new();
+    bench.mkdir("a");
+    bench.put("a/big", 0, &vec![1; 12 << 20]);
+    bench.put("a/other", 0, &vec![2; 3 << 20]);
+    bench.put("a/small", 0, &[3; 1000]);
+    bench.start();
+    let compared = || {
+        bench.heal();
+        bench.assert_equal();
+        bench.healing.lock().progress().bytes_compared
+    };
+    bench.put("a/big", 5 << 20, b"here");
+    bench.put("a/new", 0, b"new");
+    let region = 4 << 20;
+    let read = compared();
+    assert!((region..region + 4096).contains(&read), "{read}");
+    bench.chmod("a/other", 0o600);
+    bench.put("a/big", 9 << 20, b"there");
+    mark(&bench, "a", Aspect::DirData);
+    let read = compared();
+    assert!((region..region + 4096).contains(&read), "{read}");
+    // One that is large on one copy only.
+    let node = bench.at("a/other");
+    let cut = crate::store::Action::Truncate { node, size: 10 };
+    drop(bench.apply(cut, &[]).expect("truncate"));
+    mark(&bench, "a", Aspect::DirData);
+    bench.heal();
+    bench.assert_equal();
+}
+
 #[test]
 fn whole_trees_and_whole_directories() {
     let bench = filled();
-    let mark = |path: &str, aspect| {
-        let node = bench.at(path);
-        let describe = || {
-            let path = path.as_bytes().into();
-            let ino = node.place(Side::Primary).ident().map_or(0, |i| i.ino);
-            let object = Object {
-                ino,
-                handle: Box::default(),
-                path,
-            };
-            (object, None)
-        };
-        let key = crate::journal::Key {
-            serial: node.serial,
-            aspect,
-        };
-        let want = crate::journal::Want {
-            key,
-            describe: &describe,
-        };
-        bench.journal.pin(&[want], None).expect("pinned").soil();
-    };
+    let mark = |path: &str, aspect| mark(&bench, path, aspect);
     // Behind the mount, on the replica: only what the mark covers can be found.
     let spoil = |path: &str, bytes: &[u8]| std::fs::write(bench.r(path), bytes).expect(path);
     spoil("a/f1", b"FILE 1");

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MIT
+//! Which marks changes of content get: of their own, of their directory, coarse ones, none.
+
+use super::*;
+use crate::journal::{Aspect, Journal, Key};
+use crate::store::op::SMALL_FILE;
+
+/// Directories with files in them that no mark covers.
+struct Settled<'a> {
+    bench: &'a Bench,
+    dirs: Vec<Client<'a>>,
+}
+
+fn settled(bench: &Bench, dirs: usize, files: usize) -> Settled<'_> {
+    let client = |n| {
+        let mut client = bench.client(&format!("d{n}"));
+        (0..files).for_each(|_| client.create());
+        client
+    };
+    let dirs = (0..dirs).map(client).collect();
+    let settled = Settled { bench, dirs };
+    settled.checkpoint();
+    settled
+}
+
+impl Settled<'_> {
+    fn journal(&self) -> &Journal {
+        let intent = self.bench.mirror.intent.as_ref().expect("a log");
+        intent.journal()
+    }
+
+    fn marks(&self) -> u64 {
+        self.journal().counts().alive
+    }
+
+    /// How many marks something needs.
+    fn needs(&self, change: impl FnOnce()) -> u64 {
+        let before = self.marks();
+        change();
+        self.marks() - before
+    }
+
+    fn checkpoint(&self) {
+        self.bench.mirror.settle_now();
+        // The first one finds what was in use since the one before.
+        while self.marks() > 0 {
+            self.bench.mirror.checkpoint(true, Box::new(|_| ()));
+        }
+    }
+
+    fn file(&self, dir: usize, file: usize) -> &Arc<Node> {
+        &self.dirs[dir].files[file].1
+    }
+
+    fn write(&self, node: &Arc<Node>, offset: u64) {
+        let action = Action::Write {
+            node: node.clone(),
+            offset,
+            appending: false,
+        };
+        self.dirs[0].apply(action, &[7; 100]);
+    }
+
+    fn truncate(&self, node: &Arc<Node>, size: u64) {
+        let node = node.clone();
+        self.dirs[0].apply(Action::Truncate { node, size }, &[]);
+    }
+
+    fn has(&self, node: &Arc<Node>, aspect: Aspect) -> bool {
+        let serial = node.serial;
+        self.journal().is_hot(&Key { serial, aspect })
+    }
+}
+
+const WHOLE: Aspect = Aspect::Data {
+    start: 0,
+    end: u64::MAX,
+};
+
+#[test]
+fn several_small_files_share_one() {
+    let bench = Bench::new(None);
+    let all = settled(&bench, 1, 10);
+    let home = &all.dirs[0].home;
+    let alone = |n| all.needs(|| all.write(all.file(0, n), 0));
+    assert_eq!([alone(0), alone(1), alone(2)], [1; 3]);
+    assert!(!all.has(home, Aspect::DirData));
+    assert_eq!(alone(3), 1);
+    assert!(all.has(home, Aspect::DirData));
+    assert_eq!((4..10).map(alone).sum::<u64>(), 0);
+    // Cleared, they begin anew.
+    all.checkpoint();
+    assert_eq!(alone(9), 1);
+    assert!(!all.has(home, Aspect::DirData));
+    bench.mirror.drain();
+}
+
+/// What is large must not be compared because others around it are small, so it is not marked with
+/// them; and what has outgrown that mark is not covered by it any more.
+#[test]
+fn large_files_have_their_own() {
+    let bench = Bench::new(None);
+    let all = settled(&bench, 1, 10);
+    let (large, small) = (all.file(0, 8), all.file(0, 9));
+    all.truncate(large, SMALL_FILE + 1);
+    all.checkpoint();
+    (0..5).for_each(|n| all.write(all.file(0, n), 0));
+    // In its first bytes, in its last ones, and its size.
+    assert_eq!(all.needs(|| all.write(large, 0)), 1);
+    assert_eq!(
+        all.needs(|| all.truncate(large, SMALL_FILE / 2)),
+        0,
+        "the region is marked"
+    );
+    all.checkpoint();
+    (0..5).for_each(|n| all.write(all.file(0, n), 0));
+    assert_eq!(all.needs(|| all.write(large, 0)), 0, "it is small by now");
+    // One that grows.
+    assert_eq!(all.needs(|| all.write(small, SMALL_FILE - 100)), 0);
+    assert!(!all.has(small, WHOLE));
+    assert_eq!(all.needs(|| all.write(small, SMALL_FILE - 99)), 1);
+    assert!(
+        all.has(small, WHOLE),
+        "what was written before is in doubt, too"
+    );
+    assert_eq!(all.needs(|| all.write(small, 0)), 0);
+    // The mark of its directory is in use still when that of the file is gone.
+    let busy = |n| all.needs(|| all.write(all.file(0, n), 0));
+    for _ in 0..2 {
+        assert_eq!(busy(4), 0);
+        let intent = bench.mirror.intent.as_ref().expect("a log");
+        let point = intent.journal().begin_checkpoint();
+        assert_eq!(busy(4), 0);
+        intent
+            .journal()
+            .end_checkpoint(point)
+            .expect("the log is good");
+    }
+    assert!(all.has(&all.dirs[0].home, Aspect::DirData));
+    assert!(!all.has(small, WHOLE));
+    assert_eq!(all.needs(|| all.write(small, 0)), 1, "it is large");
+    bench.mirror.drain();
+}
+
+/// While a small change is under way in a file, nobody makes the file large.
+#[test]
+fn a_small_file_stays_small_while_it_is_changed() {
+    let bench = Bench::new(None);
+    let all = settled(&bench, 1, 2);
+    let node = all.file(0, 0).clone();
+    let write = |offset| Op {
+        needs: Needs::DAEMON,
+        action: Action::Write {
+            node: node.clone(),
+            offset,
+            appending: false,
+        },
+        data: &[7; 100],
+    };
+    let conflicts = |one: &Op<'_>, other: &Op<'_>| {
+        let (one, other) = (one.claims(), other.claims());
+        let meet = |a: &crate::store::op::Claim| other.iter().any(|b| a.conflicts(b));
+        one.iter().any(meet)
+    };
+    let large = [
+        write(SMALL_FILE),
+        write(SMALL_FILE - 1),
+        write(u64::MAX / 2),
+        Op::new(
+            Needs::DAEMON,
+            Action::Truncate {
+                node: node.clone(),
+                size: 1 << 30,
+            },
+        ),
+        Op::new(
+            Needs::DAEMON,
+            Action::Allocate {
+                node: node.clone(),
+                mode: 0,
+                offset: 1 << 30,
+                length: 1,
+            },
+        ),
+        Op::new(
+            Needs::DAEMON,
+            Action::CopyRange {
+                from: all.file(0, 1).clone(),
+                from_offset: 0,
+                to: node.clone(),
+                to_offset: 1 << 30,
+                length: 1,
+            },
+        ),
+    ];
+    let (from, to) = (all.dirs[0].home.clone(), all.dirs[0].home.clone());
+    let name = |name| Name::new(name).expect("a name");
+    let moves = Op::new(
+        Needs::DAEMON,
+        Action::Rename {
+            from: (from, name("f1")),
+            to: (to, name("g")),
+            flags: 0,
+            moved: Some(node.clone()),
+            victim: None,
+        },
+    );
+    for op in &large {
+        assert!(conflicts(&write(0), op), "{op:?}");
+        assert!(conflicts(&moves, op), "{op:?}");
+    }
+    assert!(
+        !conflicts(&write(SMALL_FILE), &write(2 * SMALL_FILE)),
+        "no reason to wait"
+    );
+    bench.mirror.drain();
+}
+
+#[test]
+fn in_a_rush_directories_get_theirs_at_once() {
+    let bench = Bench::new(None);
+    let all = settled(&bench, 20, 4);
+    for dir in 0..16 {
+        let marks = all.needs(|| (0..4).for_each(|n| all.write(all.file(dir, n), 0)));
+        assert_eq!(marks, 4, "directory {dir}");
+    }
+    for dir in 16..20 {
+        let marks = all.needs(|| (0..4).for_each(|n| all.write(all.file(dir, n), 0)));
+        assert_eq!(marks, 1, "directory {dir}");
+        assert!(all.has(&all.dirs[dir].home, Aspect::DirData));
+    }
+    bench.mirror.drain();
+}
+
+#[test]
+fn many_regions_of_one_file_are_cut_coarser() {
+    const MIB: u64 = 1 << 20;
+    let bench = Bench::new(None);
+    let all = settled(&bench, 1, 1);
+    let file = all.file(0, 0);
+    all.truncate(file, 1 << 40);
+    all.checkpoint();
+    let at = |offset| all.needs(|| all.write(file, offset));
+    let fine = (0..16).map(|n| at(n * 80 * MIB)).sum::<u64>();
+    assert_eq!(fine, 16);
+    let region = |start: u64, size| Aspect::Data {
+        start,
+        end: start + size,
+    };
+    assert!(all.has(file, region(80 * MIB, 4 * MIB)));
+    assert!(!all.has(file, region(64 * MIB, 64 * MIB)));
+    assert_eq!(at(2048 * MIB), 1);
+    assert!(all.has(file, region(2048 * MIB, 64 * MIB)));
+    // What is hot stays hot, whatever comes is cut coarser.
+    assert_eq!(at(80 * MIB) + at(2048 * MIB + 63 * MIB), 0);
+    // Over all of it, at random, for ever: few marks.
+    let mut random = 7;
+    let many = (0..5000)
+        .map(|_| at((next(&mut random) % (1 << 40)) & !0xfff))
+        .sum::<u64>();
+    assert!(many < 64, "{many}");
+    assert!(all.has(file, WHOLE));
+    bench.mirror.drain();
+}
