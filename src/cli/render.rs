@@ -37,7 +37,7 @@ pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
     line("see", &told.see);
     for resync in report.replicas.iter().filter_map(|r| r.resync.as_ref()) {
         if resync.running {
-            line("resync", &self::resync(resync));
+            line(healing(report), &self::resync(resync));
         }
     }
     line("mode", &mode(report));
@@ -95,6 +95,14 @@ fn told(report: &Report, now: i64) -> Words {
 pub(super) fn reason(reason: &Reason, now: i64) -> String {
     let text = reason.text.lines().next().unwrap_or_default();
     text.replace("{since}", &moment(reason.since, now))
+}
+
+/// The word for what is being done to the replica.
+pub(super) fn healing(report: &Report) -> &'static str {
+    match report.state {
+        MirrorState::Seeding => "seed",
+        _ => "resync",
+    }
 }
 
 /// `41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left`, the percentage three wide.

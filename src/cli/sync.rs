@@ -58,10 +58,13 @@ fn live(args: &SyncArgs) -> Result<Exit, Silence> {
         let report = reach::report(&mount).map_err(Silence::Nobody)?;
         let resync = resync(&report);
         if report.syncs.over >= number {
-            line.finish(resync.map(shown).as_deref());
+            line.finish(resync.map(|resync| shown(&report, resync)).as_deref());
             return Ok(end(&report, number, began.elapsed()));
         }
-        line.update(|| resync.map_or_else(|| "resync".to_owned(), shown));
+        line.update(|| match resync {
+            Some(resync) => shown(&report, resync),
+            None => render::healing(&report).to_owned(),
+        });
         if interrupt.comes_within(pause) {
             line.finish(None);
             let place = mount.target.display();
@@ -79,8 +82,8 @@ fn resync(report: &Report) -> Option<&Resync> {
 }
 
 /// `resync   41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left`.
-fn shown(resync: &Resync) -> String {
-    format!("resync  {}", render::resync(resync))
+fn shown(report: &Report, resync: &Resync) -> String {
+    format!("{}  {}", render::healing(report), render::resync(resync))
 }
 
 /// What became of it, said and as an exit code.
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn the_line_and_the_sentence_of_the_interface() {
         assert_eq!(
-            shown(&healing()),
+            shown(&healing_report(), &healing()),
             "resync   41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left"
         );
         let done = Resync {

@@ -139,7 +139,7 @@ impl Mirror {
             fault,
             since: clock::now().tv_sec,
         });
-        health.resyncing = false;
+        (health.resyncing, health.seeding) = (false, false);
         drop(health);
         self.leave_replica(way);
         self.tell();

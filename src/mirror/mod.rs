@@ -20,6 +20,7 @@ pub mod failure;
 mod fall;
 pub mod gate;
 pub mod heal;
+mod health;
 pub mod intent;
 pub mod lane;
 pub mod order;
@@ -47,9 +48,9 @@ use crate::store::op::{Action, Op};
 use crate::store::{Applied, Ident, Made, Name, Node, Nodes, Source, Space, Stat, Target};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
-use attach::refusal::Id;
 use crew::Crew;
 use gate::{Gate, Pass};
+pub use health::{Degraded, Health, Verified};
 use intent::{Intent, Marked};
 use lane::{Carry, Lane, Place, Way};
 use order::{Order, Turn};
@@ -90,25 +91,15 @@ pub trait Record: Send + Sync {
     fn closed(&self, in_sync: bool) -> std::result::Result<(), String>;
 }
 
-/// Why and since when the mirror is degraded.
-#[derive(Clone, Debug)]
-pub struct Degraded {
-    /// What happened.
-    pub fault: Fault,
-    /// The page of the manual.
-    pub id: Id,
-    /// Wall-clock seconds since 1970.
-    pub since: i64,
-}
-
 /// How a replica is reached again after it failed or was away.
 pub trait WayBack: Send + Sync {
     /// Opens it anew, and makes sure that it is the one. From then on its stamp says that it is
-    /// inconsistent, until [`Record::healed`].
+    /// inconsistent, until [`Record::healed`]. It may be full if `makes_room`: healing it will remove
+    /// something.
     ///
     /// # Errors
     /// Why it is not to be had, in words for people.
-    fn reach(&self) -> std::result::Result<Reached, attach::refusal::Refusal>;
+    fn reach(&self, makes_room: bool) -> std::result::Result<Reached, attach::refusal::Refusal>;
 }
 
 /// A replica that is within reach.
@@ -118,38 +109,6 @@ pub struct Reached {
     pub replica: replica::Replica,
     /// Its root directory.
     pub root: std::os::fd::OwnedFd,
-}
-
-/// Whether the copies were compared since anybody could have changed them behind the mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Verified {
-    /// They were, or nobody could.
-    #[default]
-    Yes,
-    /// Not to the end.
-    NotYet,
-    /// They differ.
-    Differs {
-        /// In so many places.
-        count: u64,
-        /// Such as this one, in words.
-        first: String,
-    },
-}
-
-/// What the mirror knows about itself.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    /// Whether the copies were compared since they lay bare.
-    pub verified: Verified,
-    /// The replica is being made equal, and what came of it is not durable yet.
-    pub resyncing: bool,
-    /// The epoch: grows when the primary goes on alone.
-    pub epoch: u64,
-    /// The epoch before the replica failed, if it did.
-    pub epoch_before: Option<u64>,
-    /// Set once the replica failed.
-    pub degraded: Option<Degraded>,
 }
 
 /// What is on record about a failed replica.
@@ -562,6 +521,9 @@ impl Mirror {
     ) {
         let Some(way) = way else {
             lane::skip(op, &marked.pins);
+            if op.frees() {
+                self.tending.note_freed();
+            }
             let carried = self.on_record();
             drop(turn);
             return rest(carried);

@@ -59,6 +59,8 @@ pub struct Tending {
     moved: Condvar,
     /// Healing is to stop where it is.
     stop: AtomicBool,
+    /// Something was removed from the primary since a replica was last tried that may be full.
+    freed: AtomicBool,
 }
 
 impl std::fmt::Debug for Tending {
@@ -116,7 +118,14 @@ impl Tending {
             state: Mutex::default(),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
+            // What was removed before this mount, nobody has counted.
+            freed: AtomicBool::new(true),
         }
+    }
+
+    /// Something was removed that the replica has still: healing makes room there.
+    pub(super) fn note_freed(&self) {
+        self.freed.store(true, Ordering::Relaxed);
     }
 
     /// The same, that waits to be asked before it takes a replica in again unless `at_once`.
@@ -211,7 +220,7 @@ impl Mirror {
                 let left = way.take();
                 self.ask_replica(None, What::new("close"), || drop(left));
                 self.note_again();
-                way = self.reach(asked || self.tending.at_once);
+                way = self.reach(asked);
             }
             limit = match &way {
                 None => RETRY,
@@ -279,7 +288,8 @@ impl Mirror {
     }
 
     /// Looks for a replica that is away, and begins to heal it if it is there.
-    fn reach(self: &Arc<Self>, wanted: bool) -> Option<Arc<Way>> {
+    fn reach(self: &Arc<Self>, asked: bool) -> Option<Arc<Way>> {
+        let wanted = asked || self.tending.at_once;
         let way_back = self.tending.way_back.as_ref().filter(|_| wanted)?;
         // What is still under way to it could change it behind our back. Without the log nobody
         // knows what it lacks.
@@ -289,12 +299,13 @@ impl Mirror {
         if self.tending.state.lock().paused || is_haunted || self.log().is_none() {
             return None;
         }
+        let freed = self.tending.freed.swap(false, Ordering::Relaxed);
         let found = self.ask_replica(None, What::new("open"), || {
             if self.watch.has_returned() {
                 // What came back late may have left descriptors behind.
                 self.nodes.leave_replica();
             }
-            way_back.reach()
+            way_back.reach(freed || asked)
         });
         match found {
             // That took until nobody waited for it any more.
@@ -309,6 +320,7 @@ impl Mirror {
                 Some(way)
             }
             Err(refusal) => {
+                self.tending.freed.fetch_or(freed, Ordering::Relaxed);
                 let mut state = self.tending.state.lock();
                 let known = state.why_not.as_ref();
                 if known.is_none_or(|known| (known.id, &known.why) != (refusal.id, &refusal.why)) {
@@ -365,7 +377,7 @@ impl Mirror {
         if way.is_open() {
             health.degraded = None;
             health.epoch_before = None;
-            health.resyncing = false;
+            (health.resyncing, health.seeding) = (false, false);
             self.recorded.store(NOTHING, Ordering::Release);
         }
         drop(health);
@@ -574,20 +586,19 @@ impl Mirror {
     }
 
     fn state_when(&self, paused: bool) -> ReplicaState {
-        let (degraded, resyncing, verified) = {
-            let health = self.health.lock();
-            let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
-            (degraded, health.resyncing, health.verified == Verified::Yes)
-        };
+        let health = self.health.lock().clone();
+        let verified = health.verified == Verified::Yes;
+        let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
         let dirty = || self.has_dirty();
         match (self.lane.way(), degraded) {
-            (Some(way), None) if way.healing().is_none() && !resyncing && !dirty() => {
+            (Some(way), None) if way.healing().is_none() && !health.resyncing && !dirty() => {
                 if verified {
                     ReplicaState::InSync
                 } else {
                     ReplicaState::Unverified
                 }
             }
+            (Some(_), _) if health.seeding => ReplicaState::Seeding,
             (Some(_), _) => ReplicaState::Resyncing,
             (None, _) if paused => ReplicaState::Paused,
             (None, Some(Id::PulledAhead)) => ReplicaState::Behind,
@@ -618,15 +629,16 @@ impl Mirror {
     /// How far healing is, or how far it came the last time.
     #[must_use]
     pub fn healing(&self) -> Option<Resync> {
-        let bytes_left = self.dirty().dirty_bytes;
+        let marked = self.dirty().dirty_bytes;
         let mut state = self.tending.state.lock();
         let (healing, pace) = state.healing.as_mut()?;
         let (now, seen) = (Instant::now(), healing.progress());
+        let (files, bytes) = seen.all.unwrap_or_default();
         let counts = pace::Counts {
             files_done: seen.files_opened,
-            files_left: seen.marks_left,
+            files_left: files.saturating_sub(seen.files_opened).max(seen.marks_left),
             bytes_done: seen.bytes_compared,
-            bytes_left,
+            bytes_left: bytes.saturating_sub(seen.bytes_compared).max(marked),
         };
         pace.note(now, counts);
         Some(Resync {

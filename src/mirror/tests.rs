@@ -534,7 +534,7 @@ fn a_full_window_blocks_or_pulls_ahead() {
         client.apply(action, &block);
     }
     let degraded = bench.mirror.health().degraded.expect("left behind");
-    assert_eq!(degraded.id, Id::PulledAhead);
+    assert_eq!(degraded.id, attach::refusal::Id::PulledAhead);
     bench.gate.stop_at(None);
     bench.mirror.drain();
 }

@@ -47,6 +47,8 @@ const DOUBLES_PART: u64 = 16;
 const ENDING: Duration = Duration::from_secs(5);
 /// Differences listed on the terminal; the rest are counted.
 const LISTED_MAX: usize = 1000;
+/// A mount waits so long for an empty replica to be filled: a small tree is in-sync when it is there.
+const FILLS_FOR: Duration = Duration::from_secs(2);
 
 /// A mirror ready to be mounted.
 pub(super) struct House {
@@ -92,6 +94,13 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         say(&format!(
             "mounting without the replica: {}  [{}]",
             why.why, why.id
+        ));
+    }
+    if attached.is_seeding {
+        let mountpoint = config.mountpoint.path.display();
+        say(&format!(
+            "the replica is being filled while {mountpoint} is in use. To wait for it: \
+             mirrorfs sync {mountpoint}"
         ));
     }
     let scan = scan_of(config, &attached, began);
@@ -228,9 +237,11 @@ impl There {
 }
 
 impl WayBack for There {
-    fn reach(&self) -> Result<Reached, MirrorRefusal> {
+    fn reach(&self, makes_room: bool) -> Result<Reached, MirrorRefusal> {
         let path = &self.config.replicas[0].place.path;
-        let root = self.attached.reattach(&|| open_root(path, &self.config));
+        let root = self
+            .attached
+            .reattach(&|| open_root(path, &self.config), makes_room);
         let root = root.map_err(|refusal| *refusal)?;
         let reached = self.replica(root).map_err(|errno| Failure {
             copy: Copy::Replica,
@@ -349,8 +360,15 @@ fn attach_roots(
             intent: config.intent,
         }),
         patience: ENDING,
+        // Only healing keeps to a rate.
+        fills_for: Some(if config.bwlimit.is_some() {
+            Duration::ZERO
+        } else {
+            FILLS_FOR
+        }),
         how,
     };
+    let live = options.goes_on_live();
     let stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
     let mut line = Line::new(stderr, terminal);
@@ -368,7 +386,11 @@ fn attach_roots(
                 Kind::Interrupted,
                 "interrupted; the replica is not complete.",
             )
-            .next("To go on: the same command with --adopt");
+            .next(if live {
+                "To go on: the same command"
+            } else {
+                "To go on: the same command with --adopt"
+            });
         }
         refuse(&error)
     })
@@ -446,6 +468,7 @@ fn health_of(attached: &Attached, verified: Verified) -> Health {
         epoch_before: None,
         verified,
         resyncing: false,
+        seeding: attached.is_seeding,
         degraded,
     }
 }

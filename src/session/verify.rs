@@ -232,7 +232,7 @@ impl Comparison<'_> {
                 "the replica is set aside.",
                 format!("To take it in again: mirrorfs resume {at}"),
             ),
-            ReplicaState::Resyncing => (
+            ReplicaState::Resyncing | ReplicaState::Seeding => (
                 "the replica is being made equal.",
                 format!("To wait for that: mirrorfs sync {at}"),
             ),

@@ -450,6 +450,22 @@ impl Op<'_> {
         }
     }
 
+    /// Whether it may give blocks or an inode back.
+    #[must_use]
+    pub fn frees(&self) -> bool {
+        matches!(
+            self.action,
+            Action::Unlink { .. }
+                | Action::Rmdir { .. }
+                | Action::Truncate { .. }
+                | Action::Allocate { .. }
+                | Action::Rename {
+                    victim: Some(_),
+                    ..
+                }
+        )
+    }
+
     /// The part of a file that a write was to fill.
     #[must_use]
     pub fn written_range(&self) -> Option<std::ops::Range<u64>> {

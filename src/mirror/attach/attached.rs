@@ -20,7 +20,7 @@ use crate::mirror::attach::identity::{
 };
 use crate::mirror::attach::refusal::{Id, Refusal};
 use crate::mirror::attach::stamp::{self, Lock, Place};
-use crate::mirror::attach::{in_use, inspect, role};
+use crate::mirror::attach::{AttachError, in_use, inspect, role};
 use crate::mirror::failure::{Copy, Failure, Named, show_path};
 use crate::mirror::resync::{self, How, Lacks, Progress, Summary};
 use crate::sys::{Errno, Result as SysResult, clock};
@@ -39,6 +39,8 @@ pub struct Attached {
     pub session: u64,
     /// Why it runs on the primary alone, if it does from the start.
     pub degraded: Option<Refusal>,
+    /// The replica is being filled for the first time.
+    pub is_seeding: bool,
     /// What seeding, comparing or repairing found and did.
     pub summary: Option<Box<Summary>>,
     /// How long the replica may take to answer (`replica-timeout`).
@@ -288,11 +290,16 @@ impl Attached {
     /// Looks whether the replica is back, and takes its lock if it is. Nothing is written on a
     /// directory that is not this mirror's own, covered replica. Returns its root, for the tree.
     ///
-    /// `open` opens the directory anew: what was mounted there may have gone.
+    /// `open` opens the directory anew: what was mounted there may have gone. It may be full if
+    /// `makes_room`.
     ///
     /// # Errors
     /// Why it is not, with the id of the manual; try again later.
-    pub fn reattach(&self, open: &dyn Fn() -> SysResult<OwnedFd>) -> Result<OwnedFd, Box<Refusal>> {
+    pub fn reattach(
+        &self,
+        open: &dyn Fn() -> SysResult<OwnedFd>,
+        makes_room: bool,
+    ) -> Result<OwnedFd, Box<Refusal>> {
         let say = Say { typed: &self.typed };
         let path = show_path(&self.typed.replica);
         let (stamp, left) = {
@@ -334,10 +341,14 @@ impl Attached {
                 return Err(say.live(say.compare_again(why)));
             }
         }
-        stamp::probe(lock.root()).map_err(|errno| {
-            let why = format!("the replica {path} cannot be written: {}.", Named(errno));
-            say.live(say.refusal(Id::ReplicaFailed, why))
-        })?;
+        match stamp::probe(lock.root()) {
+            Ok(()) => {}
+            Err(Errno::NOSPC | Errno::DQUOT) if makes_room => {}
+            Err(errno) => {
+                let why = format!("the replica {path} cannot be written: {}.", Named(errno));
+                return Err(say.live(say.refusal(Id::ReplicaFailed, why)));
+            }
+        }
         let mut state = self.state.lock();
         if let Found::Stamped(stamp) = replica.found {
             state.replica_halfway = stamp.verdict == Verdict::Inconsistent;
@@ -391,6 +402,20 @@ impl Attached {
         let mut stamp = state.stamp.clone();
         stamp.covered = stamp.covered.map(Covered::settled);
         self.write_primary(&mut state, stamp)
+    }
+
+    /// Begins to serve with a resync, or alone if that was allowed.
+    pub(super) fn resync(mut self, say: Say<'_>, degraded: bool) -> Result<Self, AttachError> {
+        if let Err(failure) = self.begin_resync() {
+            let why = format!("the {} cannot be stamped: {failure}.", failure.copy);
+            let refusal = say.refusal(Id::StampFailed, why);
+            if failure.copy == Copy::Primary || !degraded {
+                return Err(refusal.into());
+            }
+            self.leave_replica();
+            self.degraded = Some(refusal);
+        }
+        Ok(self)
     }
 
     /// Ends a resync: makes both copies durable, then says on both that they are in-sync, the

@@ -12,16 +12,16 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::journal::Journal;
+use crate::journal::{Journal, Object};
 use crate::mirror::failure::{Copy, Failure, Named, show_path};
 use crate::mirror::resync::progress::{Phase, Progress, grouped};
 use crate::mirror::resync::{self, How, Lacks, Summary};
-use crate::store::walk;
-use crate::sys::{Errno, clock, random};
+use crate::store::{Stat, walk};
+use crate::sys::{Errno, at, clock, random};
 use decide::{Asked, Decision, Found, Log, Root, Say, Typed};
 use identity::{
     Covered, Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict,
@@ -64,8 +64,21 @@ pub struct Options {
     pub log: Option<Keeping>,
     /// How long to wait for a daemon that is ending and still holds a root.
     pub patience: Duration,
+    /// How long to wait for an empty replica to be filled; what is missing then is healed live.
+    /// `None`: until it is full.
+    pub fills_for: Option<Duration>,
     /// Limits and the stop switch; `repair`, `quick` and `ignore` are set here as needed.
     pub how: How,
+}
+
+impl Options {
+    /// Whether an empty replica may be filled while it is served.
+    #[must_use]
+    pub fn goes_on_live(&self) -> bool {
+        // What it cannot hold is found out and put up with only by the one who looks at everything.
+        let is_exact = self.metadata_loss == MetadataLoss::Fail;
+        is_exact && self.fills_for.is_some() && self.log.is_some()
+    }
 }
 
 /// Why a mount does not start.
@@ -144,7 +157,7 @@ pub fn preview(
         return Err(worded((*refusal).into(), typed));
     }
     attempt
-        .reconcile(Phase::Verify, false, Lacks::default(), progress)
+        .reconcile(Phase::Verify, false, Lacks::default(), None, progress)
         .map_err(|failure| worded(attempt.copy_failed(&failure).into(), typed))
 }
 
@@ -241,6 +254,14 @@ fn in_use(say: Say<'_>, copy: Copy, errno: Errno) -> Refusal {
     let mut refusal = say.refusal(Id::InUse, why);
     refusal.next = vec![("To see which".to_owned(), "mirrorfs status".to_owned())];
     refusal
+}
+
+/// Both copies are equal and durable: nothing is in doubt.
+fn forget_all(journal: &Journal) -> Result<(), Errno> {
+    for (mark, _) in journal.dirty() {
+        let _was_dirty = mark.take_dirty();
+    }
+    journal.end_checkpoint(journal.begin_checkpoint()).map(drop)
 }
 
 /// What one root shows.
@@ -368,12 +389,14 @@ impl Attempt<'_> {
         phase: Phase,
         quick: bool,
         ignore: Lacks,
+        until: Option<Instant>,
         progress: &mut dyn FnMut(Phase, &Progress),
     ) -> Result<Summary, Failure> {
         let how = How {
             repair: phase != Phase::Verify,
             quick,
             ignore,
+            until,
             ..self.options.how.clone()
         };
         let replica = self
@@ -387,7 +410,7 @@ impl Attempt<'_> {
 
     /// Makes the replica equal, then says so on both roots.
     fn rebuild(
-        self,
+        mut self,
         phase: Phase,
         progress: &mut dyn FnMut(Phase, &Progress),
     ) -> Result<Attached, AttachError> {
@@ -399,12 +422,25 @@ impl Attempt<'_> {
         self.take_in(&mut stamp);
         stamp.verdict = Verdict::Inconsistent;
         stamp.lacks = Lacks::default();
-        if let Err((copy, errno)) = self.write_both(&stamp) {
-            let refusal = self.stamp_failed(copy, errno);
-            return self.or_alone(copy == Copy::Replica, refusal, Some(stamp), None);
+        let until = self.until(phase);
+        if until.is_some()
+            && let Err(errno) = self.begin_log_of_all(&mut stamp)
+        {
+            let refusal = self.log_failed(errno);
+            return self.or_alone(true, refusal, Some(stamp), None);
         }
-        let summary = match self.reconcile(phase, false, Lacks::default(), progress) {
+        let place = match self.write_both(&stamp) {
+            Ok(place) => place,
+            Err((copy, errno)) => {
+                let refusal = self.stamp_failed(copy, errno);
+                return self.or_alone(copy == Copy::Replica, refusal, Some(stamp), None);
+            }
+        };
+        let summary = match self.reconcile(phase, false, Lacks::default(), until, progress) {
             Ok(summary) => summary,
+            Err(failure) if until.is_some() && failure.errno == Errno::TIME => {
+                return self.fill_live(stamp, place);
+            }
             Err(failure) => {
                 let excusable = failure.copy == Copy::Replica;
                 let refusal = self.copy_failed(&failure);
@@ -415,15 +451,65 @@ impl Attempt<'_> {
             let refusal = self.metadata_lost(&summary);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
-        if let Some(replica) = &self.replica
-            && let Err(errno) = rustix::fs::syncfs(replica.root())
-        {
-            let failure = attached::at_root(Copy::Replica, "syncfs", errno);
+        if let Err(failure) = self.sync_both() {
             let refusal = self.copy_failed(&failure);
+            let excusable = failure.copy == Copy::Replica;
+            return self.or_alone(excusable, refusal, Some(stamp), Some(summary));
+        }
+        if let Some(journal) = &self.journal
+            && let Err(errno) = forget_all(journal)
+        {
+            let refusal = self.log_failed(errno);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
         stamp.lacks = summary.lacks;
         self.in_sync(stamp, Some(summary))
+    }
+
+    /// When filling the replica goes on live; `None`: never.
+    fn until(&self, phase: Phase) -> Option<Instant> {
+        let live = phase == Phase::Seed && self.options.goes_on_live();
+        let limit = self.options.fills_for.filter(|_| live);
+        limit.map(|limit| Instant::now() + limit)
+    }
+
+    /// Begins a log that says that all of the replica is missing: whatever ends this attempt, the next
+    /// one goes on.
+    fn begin_log_of_all(&mut self, stamp: &mut Stamp) -> Result<(), Errno> {
+        stamp.covered = None;
+        self.begin_log(stamp)?;
+        let root = self.primary.root();
+        let object = Object {
+            ino: Stat::of(root)?.ident.ino,
+            handle: at::file_handle(root),
+            path: Box::default(),
+        };
+        let journal = self.journal.as_ref().ok_or(Errno::NOENT)?;
+        journal.mark_tree(object).map(drop)
+    }
+
+    /// Serves while the replica is filled.
+    fn fill_live(mut self, mut stamp: Stamp, place: Place) -> Result<Attached, AttachError> {
+        stamp.covered = stamp.covered.map(Covered::settled);
+        if let Some(found) = &mut self.found_r {
+            found.found = Found::Stamped(Box::new(stamp.clone()));
+        }
+        let (say, degraded) = (self.say, self.options.asked.degraded);
+        let mut attached = self.attached(stamp, place, Standing::Resyncing, None, None);
+        attached.is_seeding = true;
+        // Everything is compared before it is called in-sync.
+        attached.verified();
+        attached.resync(say, degraded)
+    }
+
+    fn sync_both(&self) -> Result<(), Failure> {
+        let sync = |copy, root| {
+            rustix::fs::syncfs(root).map_err(|errno| attached::at_root(copy, "syncfs", errno))
+        };
+        if let Some(replica) = &self.replica {
+            sync(Copy::Replica, replica.root())?;
+        }
+        sync(Copy::Primary, self.primary.root())
     }
 
     /// Believes that the copies are equal once a comparison finds no difference.
@@ -434,7 +520,7 @@ impl Attempt<'_> {
     ) -> Result<Attached, AttachError> {
         let mut stamp = self.base()?;
         let lacks = if quick { stamp.lacks } else { Lacks::default() };
-        let summary = match self.reconcile(Phase::Verify, quick, lacks, progress) {
+        let summary = match self.reconcile(Phase::Verify, quick, lacks, None, progress) {
             Ok(summary) => summary,
             Err(failure) => {
                 let excusable = failure.copy == Copy::Replica;
@@ -472,17 +558,8 @@ impl Attempt<'_> {
         let mut stamp = self.base()?;
         self.take_in(&mut stamp);
         let (say, degraded) = (self.say, self.options.asked.degraded);
-        let mut attached = self.attached(stamp, Place::Xattr, Standing::Resyncing, None, None);
-        if let Err(failure) = attached.begin_resync() {
-            let why = format!("the {} cannot be stamped: {failure}.", failure.copy);
-            let refusal = say.refusal(Id::StampFailed, why);
-            if failure.copy == Copy::Primary || !degraded {
-                return Err(refusal.into());
-            }
-            attached.leave_replica();
-            attached.degraded = Some(refusal);
-        }
-        Ok(attached)
+        self.attached(stamp, Place::Xattr, Standing::Resyncing, None, None)
+            .resync(say, degraded)
     }
 
     fn in_sync(
@@ -617,6 +694,7 @@ impl Attempt<'_> {
             session: stamp.session,
             degraded,
             typed: self.say.typed.clone(),
+            is_seeding: false,
             unverified: AtomicBool::new(summary.is_none()),
             summary: summary.map(Box::new),
             answers_within: attached::ANSWERS_WITHIN,

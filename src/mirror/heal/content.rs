@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, OFlags};
 
+use super::item::{Item, Next, Task};
 use super::place::Way;
-use super::worker::{Item, Next, Task, Worker};
+use super::worker::Worker;
 use super::{Halt, Outcome};
 use crate::mirror::failure::Copy;
 use crate::mirror::resync::Lacks;

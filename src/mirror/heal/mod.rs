@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::journal::{Journal, Pins};
+use crate::journal::{Aspect, Journal, Mark, Pins};
 use crate::mirror::failure::{Copy, Named};
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::Lacks;
@@ -34,15 +34,18 @@ use crate::mirror::watch::{Hold, Standstill};
 use crate::store::op::Claims;
 use crate::store::{Ident, Node, Nodes, Op, Source, Time};
 use crate::sys::Errno;
+use census::Census;
 use doubt::Doubt;
 use place::is_elsewhere;
 use skipped::Skipped;
 use worker::Worker;
 
 pub mod again;
+mod census;
 mod content;
 mod count;
 mod doubt;
+mod item;
 mod links;
 mod moves;
 mod names;
@@ -167,6 +170,8 @@ pub struct Progress {
     pub bytes_written: u64,
     /// Marks that are not healed yet, of those found dirty.
     pub marks_left: u64,
+    /// Files there are, and the bytes they use, where all are healed and were counted.
+    pub all: Option<(u64, u64)>,
     /// When it began.
     pub began: Option<Instant>,
 }
@@ -183,6 +188,7 @@ pub struct Healing {
     bytes_compared: AtomicU64,
     bytes_written: AtomicU64,
     marks_left: AtomicU64,
+    census: Census,
     /// Grows with every step within a hold, as long as both copies answer.
     pulse: Arc<AtomicU64>,
     began: Instant,
@@ -211,6 +217,7 @@ impl Healing {
             bytes_compared: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             marks_left: AtomicU64::new(0),
+            census: Census::default(),
             pulse: Arc::default(),
             began: Instant::now(),
             since: Time::of_clock(),
@@ -280,6 +287,7 @@ impl Healing {
             bytes_compared: read(&self.bytes_compared),
             bytes_written: read(&self.bytes_written),
             marks_left: read(&self.marks_left),
+            all: self.census.counted(),
             began: Some(self.began),
         }
     }
@@ -311,7 +319,14 @@ impl Healing {
         stop: &AtomicBool,
         throttle: Option<u64>,
     ) -> std::result::Result<Summary, Stop> {
-        Worker::new(self, ground, stop, throttle).run()
+        let work = || Worker::new(self, ground, stop, throttle).run();
+        let is_whole = |mark: &Mark| mark.aspect == Aspect::Tree && mark.object.path.is_empty();
+        let dirty = ground.journal().dirty();
+        if dirty.iter().any(|(mark, _)| is_whole(mark)) {
+            self.census.during(ground.primary_root(), work)
+        } else {
+            work()
+        }
     }
 
     /// Waits as long as `bytes` take at the rate allowed, unless it is stopped meanwhile.

@@ -12,8 +12,9 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{Mode, RenameFlags};
 
+use super::item::{Item, Task};
 use super::place::{Held, Way};
-use super::worker::{Item, Task, Worker, take};
+use super::worker::{Worker, take};
 use super::{Halt, Outcome, Stop};
 use crate::journal::{Aspect, Origin, Twin};
 use crate::mirror::failure::Copy;

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
+use super::item::{Depth, Item, Next, Task};
 use super::place::{Held, Pair, Way};
-use super::worker::{Depth, Item, Next, Task, Worker};
+use super::worker::Worker;
 use super::{Halt, Outcome};
 use crate::mirror::attach::stamp;
 use crate::mirror::failure::{Copy, Named};

@@ -2,10 +2,10 @@
 //! `Worker`: the rounds of one healing, and the work that is still to be done.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::item::{Depth, Item, Job, Next, Task};
 use super::links::Links;
 use super::place::{self, Found, Held, Way};
 use super::skipped::What;
@@ -26,106 +26,6 @@ const ATTEMPTS: u32 = 16;
 const ABOVE_MAX: usize = 1 << 16;
 /// Objects in a row that could not be found where they are said to be.
 const STUCK_MAX: u32 = 64;
-
-/// What is to be done with one object.
-#[derive(Clone, Debug)]
-pub(super) enum Task {
-    /// The names in a directory and its attributes.
-    Names(Depth),
-    /// Attributes only.
-    Attributes,
-    /// The bytes in a range, then the attributes.
-    Content(Range<u64>),
-}
-
-/// What beside its names is healed in a directory.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Depth {
-    /// Everything below.
-    pub(super) whole: bool,
-    /// Everything in it but directories and the content of large files.
-    pub(super) leaves: bool,
-    /// What was born since, recursively.
-    pub(super) since: Option<Time>,
-}
-
-impl Depth {
-    /// Everything below.
-    pub(super) const WHOLE: Self = Self {
-        whole: true,
-        leaves: true,
-        since: None,
-    };
-    /// What the replica has not, or not as it should, and what was born since; `None`: everything.
-    pub(super) fn names(since: Option<Time>) -> Self {
-        Self {
-            whole: false,
-            leaves: false,
-            since,
-        }
-    }
-}
-
-/// One object to heal, for one mark.
-#[derive(Debug)]
-pub(super) struct Item {
-    pub(super) job: usize,
-    pub(super) held: Held,
-    pub(super) task: Task,
-    /// It is what the mark was made for: taking this up is taking the mark.
-    pub(super) is_top: bool,
-    /// It has several names: everything else comes first.
-    pub(super) is_late: bool,
-    /// It has been opened before.
-    pub(super) is_begun: bool,
-    /// Its directory had to be healed first so many times.
-    tries: u32,
-}
-
-impl Item {
-    pub(super) fn new(job: usize, held: Held, task: Task) -> Self {
-        Self {
-            job,
-            held,
-            task,
-            is_top: false,
-            is_late: false,
-            is_begun: false,
-            tries: 0,
-        }
-    }
-}
-
-/// A mark under way.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) mark: Arc<Mark>,
-    /// Keeps a checkpoint from clearing the mark before all it covers is healed.
-    pins: Option<Pins>,
-    /// Items not done yet.
-    left: usize,
-    /// Directories that were in doubt with everything below.
-    pub(super) tops: Vec<Ident>,
-    /// What was missed when it began.
-    missed: u64,
-    /// It is no mark's own work, but this, which was skipped.
-    skipped: Option<(Arc<Node>, What)>,
-    /// Its object, until it is taken up.
-    pub(super) object: Option<Held>,
-}
-
-/// How the work on one item goes on.
-pub(super) enum Next {
-    Done,
-    /// There is more of it.
-    More,
-    /// Once more, with these held too.
-    With(Vec<Held>),
-    /// When nothing else is left to do.
-    Late,
-    /// In the next round.
-    Wait,
-}
 
 /// One healing.
 pub(super) struct Worker<'a> {
@@ -162,6 +62,10 @@ pub(super) struct Worker<'a> {
     pub(super) moved_bytes: u64,
     /// Something cannot be healed before all names of the tree have been seen.
     pub(super) must_escalate: bool,
+    /// Hard links whose names are to be counted in the end.
+    pub(super) uneven: HashMap<Ident, Held>,
+    /// Those of them all of whose names in the tree have been seen.
+    pub(super) counted: HashSet<Ident>,
     stuck: u32,
     /// Skipped renames whose marks are known.
     renames: u64,
@@ -198,6 +102,8 @@ impl<'a> Worker<'a> {
             is_whole: false,
             moved_bytes: 0,
             must_escalate: false,
+            uneven: HashMap::new(),
+            counted: HashSet::new(),
             stuck: 0,
             renames: 0,
         }
@@ -217,6 +123,9 @@ impl<'a> Worker<'a> {
             job.mark.set_dirty();
             pins.iter().for_each(Pins::soil);
         });
+        if done.is_err() {
+            self.leave_uneven()?;
+        }
         done.map(|()| self.summary)
     }
 
@@ -229,8 +138,13 @@ impl<'a> Worker<'a> {
                 if any {
                     continue;
                 }
-                if self.is_standing() && self.is_healed()? {
-                    return Ok(());
+                if self.is_standing() {
+                    if !self.names_agree()? {
+                        continue;
+                    }
+                    if self.is_healed()? {
+                        return Ok(());
+                    }
                 }
                 // Something may be skipped right after the last look: nothing is, before the next.
                 self.stand_still()?;
@@ -242,7 +156,7 @@ impl<'a> Worker<'a> {
             self.moves()?;
             self.begin();
             self.empty()?;
-            self.count_names()?;
+            self.note_uneven();
             self.finish();
         }
     }

@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use std::vec;
 
 use rustix::fs::{FileType, OFlags};
@@ -54,6 +55,8 @@ pub struct How {
     pub live: bool,
     /// Set from outside to stop with `EINTR`.
     pub stop: Option<Arc<AtomicBool>>,
+    /// Give up with `ETIME` then.
+    pub until: Option<Instant>,
 }
 
 impl Default for How {
@@ -67,6 +70,21 @@ impl Default for How {
             ignore: Lacks::default(),
             live: false,
             stop: None,
+            until: None,
+        }
+    }
+}
+
+impl How {
+    /// Whether nobody wants it to stop.
+    fn goes_on(&self) -> Result<(), Errno> {
+        let is_set = |stop: &Arc<AtomicBool>| stop.load(Ordering::Relaxed);
+        if self.stop.as_ref().is_some_and(is_set) {
+            return Err(Errno::INTR);
+        }
+        match self.until {
+            Some(until) if Instant::now() >= until => Err(Errno::TIME),
+            _ => Ok(()),
         }
     }
 }
@@ -329,11 +347,7 @@ impl Engine<'_> {
     }
 
     fn check_stop(&self) -> Outcome<()> {
-        let stop = self.how.stop.as_ref();
-        if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-            return Err(Errno::INTR).on(Copy::Primary, "walk");
-        }
-        Ok(())
+        self.how.goes_on().on(Copy::Primary, "walk")
     }
 
     /// Begins with the directory both descents are in.

@@ -261,9 +261,9 @@ impl Engine<'_> {
                 fd: source,
                 size: want.stat.size,
             };
-            let (seen, progress, stop) = (&mut self.seen, &mut *self.progress, &self.how.stop);
+            let (seen, progress) = (&mut self.seen, &mut *self.progress);
             self.content
-                .copy(file, fd.as_fd(), &mut step(seen, progress, stop))?;
+                .copy(file, fd.as_fd(), &mut step(seen, progress, &self.how))?;
             let now = Stat::of(source).on(Copy::Primary, "statx")?;
             if same_version(&now, &want.stat) {
                 return Ok(Made::File(fd, Box::new(want)));
@@ -382,7 +382,7 @@ impl Engine<'_> {
                                 size: have.stat.size,
                             },
                             rewriter.as_mut().map(|writer| writer as &mut dyn Writer),
-                            &mut step(seen, progress, &self.how.stop),
+                            &mut step(seen, progress, &self.how),
                         )?
                     };
                     self.summary.bytes_repaired += found.written;
@@ -443,14 +443,11 @@ enum Made {
 fn step<'s>(
     seen: &'s mut super::Progress,
     progress: &'s mut dyn FnMut(&super::Progress),
-    stop: &'s Option<std::sync::Arc<std::sync::atomic::AtomicBool>>,
+    how: &'s super::How,
 ) -> impl FnMut(u64) -> Result<()> + 's {
     move |bytes| {
         seen.bytes += bytes;
         progress(seen);
-        match stop {
-            Some(stop) if stop.load(std::sync::atomic::Ordering::Relaxed) => Err(Errno::INTR),
-            _ => Ok(()),
-        }
+        how.goes_on()
     }
 }

@@ -14,7 +14,7 @@ use crate::mirror::state::ReplicaState;
 pub(super) struct Back(pub(super) PathBuf);
 
 impl WayBack for Back {
-    fn reach(&self) -> std::result::Result<Reached, attach::refusal::Refusal> {
+    fn reach(&self, _: bool) -> std::result::Result<Reached, attach::refusal::Refusal> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || rustix::fs::open(&self.0, flags, Mode::empty()).expect("open");
         let target: Arc<dyn Target> = Arc::new(Tree::new(Side::Replica, open(), 4096));

@@ -16,3 +16,4 @@ mod million;
 mod oracle;
 mod power;
 mod rig;
+mod seed;

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+//! `Census`: how much there is when everything is to be healed, so that somebody can be told how long
+//! it will take. A thread of its own counts while healing goes on; trees that move under it may keep
+//! it from its end, and then nobody is told.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::store::walk::{self, Descent};
+use crate::store::{Name, Stat};
+use crate::sys::Result;
+
+/// What there is.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    is_done: AtomicBool,
+}
+
+impl Census {
+    /// Files, and the bytes they use; once all are counted.
+    pub(super) fn counted(&self) -> Option<(u64, u64)> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let done = self.is_done.load(Ordering::Acquire);
+        done.then(|| (read(&self.files), read(&self.bytes)))
+    }
+
+    /// Runs `work`, and counts what is below `root` meanwhile.
+    pub(super) fn during<T>(&self, root: BorrowedFd<'_>, work: impl FnOnce() -> T) -> T {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let count = || {
+                let counted = self.count(root, &over);
+                self.is_done
+                    .store(matches!(counted, Ok(true)), Ordering::Release);
+            };
+            let thread = std::thread::Builder::new().name("census".to_owned());
+            // Without it nobody knows how long it takes.
+            let _missing = thread.spawn_scoped(scope, count).is_err();
+            let done = work();
+            over.store(true, Ordering::Relaxed);
+            done
+        })
+    }
+
+    /// Whether it came to the end.
+    fn count(&self, root: BorrowedFd<'_>, over: &AtomicBool) -> Result<bool> {
+        let mut descent = Descent::new(root)?;
+        let mut lists = vec![walk::names(descent.top())?.into_iter()];
+        while let Some(list) = lists.last_mut() {
+            if over.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let Some(name) = list.next() else {
+                lists.pop();
+                if !lists.is_empty() {
+                    descent.pop()?;
+                }
+                continue;
+            };
+            // What has gone is not to be copied.
+            let Ok(stat) = Stat::of_name(descent.top(), name.as_c_str()) else {
+                continue;
+            };
+            if !stat.is_dir() {
+                self.files.fetch_add(1, Ordering::Relaxed);
+                let used = stat.size.min(stat.blocks.saturating_mul(512));
+                self.bytes.fetch_add(used, Ordering::Relaxed);
+            } else if let Ok(names) = down(&mut descent, &name) {
+                lists.push(names.into_iter());
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn down(descent: &mut Descent, name: &Name) -> Result<Vec<Name>> {
+    let dir = walk::open_dir(descent.top(), name.as_c_str())?;
+    let names = walk::names(std::os::fd::AsFd::as_fd(&dir))?;
+    descent.push(dir)?;
+    Ok(names)
+}

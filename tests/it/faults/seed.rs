@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT
+//! A mirror is in use while its empty replica is filled: nothing of what happens meanwhile is lost, and
+//! whatever ends the filling, the next mount goes on with it.
+
+use std::os::unix::fs::FileExt;
+
+use std::process::Command;
+
+use super::oracle::client::Load;
+use super::rig::{Rig, honest};
+use crate::support::image::Image;
+use crate::support::mount::Wish;
+use crate::support::rng::{Rng, seed};
+use crate::support::run::{MIRRORFS, run};
+use crate::support::wait_until;
+use crate::{need_product, need_root};
+
+const THREADS: usize = 3;
+const BW: &str = "bwlimit=4M";
+/// So slow that a test has something to do meanwhile.
+const SLOWLY: [&str; 2] = ["-o", "bwlimit=4M"];
+
+/// A mirror that was in use. Now its primary has a new, empty replica, which takes a few seconds to be
+/// filled.
+fn with_an_empty_replica(wish: Wish) -> Rig {
+    let mut rig = Rig::new(wish, THREADS, seed("seed"));
+    let mut load = rig.load();
+    load.wait_for(300);
+    rig.judge(load, &[]);
+    let rest = rig.mount.at("rest");
+    std::fs::create_dir(&rest).expect("mkdir");
+    for n in 0..24_u8 {
+        let dir = rest.join((n % 4).to_string());
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        std::fs::write(dir.join(n.to_string()), vec![n; 1 << 19]).expect("write");
+    }
+    std::fs::hard_link(rest.join("1/1"), rest.join("2/linked")).expect("link");
+    let sparse = std::fs::File::create(rest.join("sparse")).expect("create");
+    sparse.write_all_at(b"far", 1 << 30).expect("write");
+    drop(sparse);
+    rig.mount.umount();
+    for entry in std::fs::read_dir(&rig.mount.replica).expect("the replica") {
+        let path = entry.expect("an entry").path();
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(path)
+        } else {
+            std::fs::remove_file(path)
+        };
+        removed.expect("removed");
+    }
+    for stamp in ["trusted.mirrorfs.stamp", "user.mirrorfs.stamp"] {
+        // Whichever it is.
+        let _none = rustix::fs::removexattr(&rig.mount.replica, stamp);
+    }
+    rig
+}
+
+/// Mounts, and says whether it is being filled.
+#[track_caller]
+fn mounts(rig: &mut Rig, words: &[&str]) -> bool {
+    rig.mount.try_mount(words).ok();
+    let json = rig.mount.status_json();
+    honest(&json);
+    matches!(json["state"].as_str(), Some("seeding" | "resyncing"))
+}
+
+fn stirs(rig: &mut Rig, ops: usize) -> Load {
+    let mut load = rig.load();
+    load.wait_for(ops);
+    load
+}
+
+#[test]
+fn used_while_it_is_filled() {
+    need_root!();
+    need_product!();
+    let mut rig = with_an_empty_replica(Wish::default());
+    assert!(mounts(&mut rig, &["--init", "-o", BW]));
+    assert_eq!(rig.mount.state(), "seeding");
+    rig.mount.product("verify", &[]).says("being made equal");
+    // What is there, and what is not there yet, on the other copy.
+    let rest = rig.mount.at("rest");
+    for n in 0..24_u8 {
+        let path = rest.join(format!("{}/{n}", n % 4));
+        assert_eq!(std::fs::read(&path).expect("read"), vec![n; 1 << 19]);
+        let file = std::fs::File::options().write(true).open(&path);
+        file.expect("open")
+            .write_all_at(b"changed", 300_000)
+            .expect("write");
+    }
+    std::fs::rename(rest.join("3"), rest.join("0/3")).expect("rename");
+    std::fs::rename(rest.join("2/linked"), rest.join("linked")).expect("rename");
+    std::fs::remove_file(rest.join("1/5")).expect("unlink");
+    let load = stirs(&mut rig, 300);
+    assert_eq!(
+        rig.mount.state(),
+        "seeding",
+        "it was too quick for this test"
+    );
+    rig.becomes_in_sync(std::time::Duration::from_secs(120));
+    rig.judge(load, &[]);
+    rig.finish();
+}
+
+#[test]
+fn ended_and_gone_on_with() {
+    need_root!();
+    need_product!();
+    let mut rig = with_an_empty_replica(Wish::default());
+    assert!(mounts(&mut rig, &["--init", "-o", BW]));
+    let load = stirs(&mut rig, 50);
+    rig.judge(load, &[]);
+    rig.mount.umount();
+    // The same words, and others.
+    assert!(mounts(&mut rig, &["--init", "-o", BW]));
+    let load = stirs(&mut rig, 50);
+    rig.judge(load, &[]);
+    rig.mount.umount();
+    mounts(&mut rig, &[]);
+    rig.heals_by_itself();
+    rig.finish();
+}
+
+#[test]
+fn killed_while_it_is_filled() {
+    need_root!();
+    need_product!();
+    let seed = seed("seed");
+    let mut random = Rng::new(seed);
+    let mut rig = with_an_empty_replica(Wish::default());
+    let mut caught = 0;
+    let mut words = vec!["--init"];
+    words.extend(SLOWLY);
+    for _ in 0..8 {
+        caught += u32::from(mounts(&mut rig, &words));
+        words.retain(|word| *word != "--init");
+        let load = stirs(&mut rig, random.below(300));
+        rig.kill(load, false);
+        let mut promote = Command::new(MIRRORFS);
+        let half = run(promote.arg("promote").arg(&rig.mount.replica));
+        assert_ne!(half.code, Some(0), "{half}");
+    }
+    assert!(caught > 2, "{caught} of 8");
+    mounts(&mut rig, &[]);
+    rig.heals_by_itself();
+    rig.finish();
+}
+
+/// It does not all fit: the primary goes on alone, and what is missing comes once there is room.
+#[test]
+fn into_a_replica_that_is_too_small() {
+    need_root!();
+    need_product!();
+    let image = Image::new("ext4", 24, &["-b", "4096"]);
+    let copy = image.path().join("copy");
+    std::fs::create_dir(&copy).expect("mkdir");
+    let mut mount = Wish::default().replica(&copy).prepare();
+    for n in 0..8 {
+        std::fs::write(mount.primary.join(n.to_string()), vec![n; 4 << 20]).expect("write");
+    }
+    mount.try_mount(&["-o", "bwlimit=64M"]).ok();
+    wait_until("it is full", || mount.state() == "degraded");
+    let json = mount.status_json();
+    assert_eq!(json["reason"]["errno"], "ENOSPC", "{json}");
+    std::fs::write(mount.at("new"), "the application goes on").expect("write");
+    for n in 2..8 {
+        std::fs::remove_file(mount.at(n.to_string())).expect("unlink");
+    }
+    wait_until("it is healed", || mount.state() == "in-sync");
+    mount.finish();
+}
+
+/// A small tree is in-sync when the mount is there, and nothing is marked.
+#[test]
+fn at_once() {
+    need_product!();
+    let mut mount = Wish::default().prepare();
+    for n in 0..20 {
+        std::fs::write(mount.primary.join(n.to_string()), vec![n; 4000]).expect("write");
+    }
+    mount.mount();
+    let json = mount.status_json();
+    assert_eq!(json["state"], "in-sync");
+    assert_eq!(json["replicas"][0]["log"]["marks"], 0, "{json}");
+    mount.finish();
+}
