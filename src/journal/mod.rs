@@ -552,10 +552,27 @@ impl Journal {
     /// # Errors
     /// What broke the log.
     pub fn mark_tree(&self, object: Object) -> Result<Arc<Mark>> {
+        let whole = object.path.is_empty();
+        let (mark, _pins) = self.record_tree(object, true)?;
+        if whole {
+            self.table.set_whole(&mark);
+        }
+        Ok(mark)
+    }
+
+    /// Puts on record, durably, that after the death of the daemon `object` and everything below it
+    /// must be healed, unless the pin has been dropped and a checkpoint was made since.
+    ///
+    /// # Errors
+    /// What broke the log.
+    pub fn note_tree(&self, object: Object) -> Result<Pins> {
+        self.record_tree(object, false).map(|(_, pins)| pins)
+    }
+
+    fn record_tree(&self, object: Object, dirty: bool) -> Result<(Arc<Mark>, Pins)> {
         self.commit.check()?;
         let number = self.number();
         let now = sys::clock::inode_now();
-        let whole = object.path.is_empty();
         let draft = Draft {
             seq: number.seq,
             serial: None,
@@ -565,16 +582,13 @@ impl Journal {
             stamp: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
         };
         let record = encode_draft(&draft)?;
-        let mark = Mark::pending(draft, self.new_id(), true);
+        let mark = Mark::pending(draft, self.new_id(), dirty);
         let mut pins = Pins::default();
         pins.push(Arc::clone(&mark));
         self.table.insert_stranger(&mark);
         let ticket = self.commit.submit(vec![record], vec![Arc::clone(&mark)]);
         self.commit.wait(ticket, pins.marks(), self)?;
-        if whole {
-            self.table.set_whole(&mark);
-        }
-        Ok(mark)
+        Ok((mark, pins))
     }
 
     /// Notes the marks that are neither pinned nor dirty. Make both copies durable next.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-//! The last look of all: whether hard links are the same on both copies under all their names. Before
-//! everything else is healed, names that are still to come are no sign of anything.
+//! The last look of a round: whether hard links are the same on both copies under all their names.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,59 +14,48 @@ use crate::store::node::{Link, Node, Side};
 use crate::store::{Ident, Stat};
 
 impl Worker<'_> {
-    /// After a round: whose names are to be counted in the end.
-    pub(super) fn note_uneven(&mut self) {
-        let (uneven, lost) = self.links.take_uneven();
-        if self.is_whole {
-            // All names of the tree have just been seen: the number says nothing more, since one may be
-            // outside the tree.
-            self.counted.extend(uneven.iter().map(Held::ident));
+    /// Hard links that were changed, or differed in number, must be as many on both copies after a
+    /// round; else other names of theirs may be wrong somewhere, or are still to come. What was
+    /// written by a wrong name changed another file, which no mark names: in the end the whole tree is
+    /// looked at, even if all numbers are right by then.
+    ///
+    /// Where all names of the tree have just been seen the number says nothing more: one may be
+    /// outside the tree. Nor does it on a replica that cannot hold hard links.
+    pub(super) fn count_names(&mut self) -> Result<(), Stop> {
+        let (mut uneven, lost) = self.links.take_uneven();
+        if self.summary.lacks.contains(Lack::Links) {
+            self.must_escalate = false;
+            return Ok(());
         }
-        self.uneven
-            .extend(uneven.into_iter().map(|held| (held.ident(), held)));
         let nodes = self.ground.nodes();
         for ident in lost {
             match nodes.find(ident) {
-                Some(node) => drop(self.uneven.insert(ident, Held::known(nodes, &node))),
+                Some(node) => uneven.push(Held::known(nodes, &node)),
                 // Forgotten, or gone: whoever made its last name go has a mark for that.
                 None => self.must_escalate |= !self.is_whole,
             }
         }
+        let same = self.have_same_names(uneven);
+        self.must_escalate |= !matches!(same, Ok(true));
+        if self.must_escalate && self.noted.is_none() {
+            // Should the daemon die before the end.
+            let noted = self.ground.journal().note_tree(self.whole_tree()?);
+            self.noted = Some(noted.map_err(Stop::of_log)?);
+        }
+        same.map(drop)
     }
 
-    /// In the end: hard links that were changed, or differed in number, must be as many on both
-    /// copies; else other names of theirs are wrong somewhere, and the whole tree is marked: `false`.
-    ///
-    /// On a replica that cannot hold hard links the number says nothing.
+    /// In the end: whether no number of names was wrong on the way; if one was, the whole tree is
+    /// marked.
     pub(super) fn names_agree(&mut self) -> Result<bool, Stop> {
-        let uneven = std::mem::take(&mut self.uneven);
-        let must_escalate = std::mem::take(&mut self.must_escalate);
-        if self.summary.lacks.contains(Lack::Links) {
-            return Ok(true);
+        if std::mem::take(&mut self.must_escalate) {
+            self.escalate()?;
+            return Ok(false);
         }
-        let agree = if must_escalate {
-            Ok(false)
-        } else {
-            self.have_same_names(uneven.into_values())
-        };
-        match agree {
-            Ok(true) => {}
-            Ok(false) => self.escalate()?,
-            // Not all of them were counted.
-            Err(_) => self.must_escalate = true,
-        }
-        agree
+        Ok(true)
     }
 
-    /// Healing is broken off: nobody will count any more.
-    pub(super) fn leave_uneven(&mut self) -> Result<(), Stop> {
-        if self.must_escalate || !self.uneven.is_empty() {
-            return self.escalate();
-        }
-        Ok(())
-    }
-
-    fn have_same_names(&self, uneven: impl Iterator<Item = Held>) -> Result<bool, Stop> {
+    fn have_same_names(&self, uneven: Vec<Held>) -> Result<bool, Stop> {
         for held in uneven {
             self.check_stop()?;
             let Some(way) = self.way_to(held.node()) else {
@@ -108,7 +96,7 @@ impl Worker<'_> {
                 return Ok(false);
             }
         }
-        Ok(self.counted.contains(&ident) || primary.nlink == replica.nlink)
+        Ok(self.is_whole || primary.nlink == replica.nlink)
     }
 
     /// What both copies have under one of an object's names; `None` when its directory has no name.

@@ -62,10 +62,8 @@ pub(super) struct Worker<'a> {
     pub(super) moved_bytes: u64,
     /// Something cannot be healed before all names of the tree have been seen.
     pub(super) must_escalate: bool,
-    /// Hard links whose names are to be counted in the end.
-    pub(super) uneven: HashMap<Ident, Held>,
-    /// Those of them all of whose names in the tree have been seen.
-    pub(super) counted: HashSet<Ident>,
+    /// The log says so, until this is dropped.
+    pub(super) noted: Option<Pins>,
     stuck: u32,
     /// Skipped renames whose marks are known.
     renames: u64,
@@ -102,8 +100,7 @@ impl<'a> Worker<'a> {
             is_whole: false,
             moved_bytes: 0,
             must_escalate: false,
-            uneven: HashMap::new(),
-            counted: HashSet::new(),
+            noted: None,
             stuck: 0,
             renames: 0,
         }
@@ -124,7 +121,7 @@ impl<'a> Worker<'a> {
             pins.iter().for_each(Pins::soil);
         });
         if done.is_err() {
-            self.leave_uneven()?;
+            self.names_agree()?;
         }
         done.map(|()| self.summary)
     }
@@ -156,7 +153,7 @@ impl<'a> Worker<'a> {
             self.moves()?;
             self.begin();
             self.empty()?;
-            self.note_uneven();
+            self.count_names()?;
             self.finish();
         }
     }
@@ -285,8 +282,8 @@ impl<'a> Worker<'a> {
         any
     }
 
-    /// Marks the whole tree: what is in doubt cannot be told any closer.
-    pub(super) fn escalate(&mut self) -> Result<(), Stop> {
+    /// What a mark of the whole tree is about.
+    pub(super) fn whole_tree(&self) -> Result<Object, Stop> {
         let root = self.ground.primary_root();
         let stat = Stat::of(root).map_err(|errno| {
             let call = "statx";
@@ -297,11 +294,16 @@ impl<'a> Worker<'a> {
             };
             Stop::of(&trouble, ".")
         })?;
-        let object = Object {
+        Ok(Object {
             ino: stat.ident.ino,
             handle: at::file_handle(root),
             path: Box::default(),
-        };
+        })
+    }
+
+    /// Marks the whole tree: what is in doubt cannot be told any closer.
+    pub(super) fn escalate(&mut self) -> Result<(), Stop> {
+        let object = self.whole_tree()?;
         let marked = self.ground.journal().mark_tree(object);
         self.summary.escalated += 1;
         marked.map(drop).map_err(Stop::of_log)

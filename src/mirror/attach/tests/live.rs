@@ -446,8 +446,8 @@ fn a_replica_that_takes_no_stamp() {
     assert_eq!(p.epoch(), 2);
     // Covered, but it cannot be taken in: refused, or alone and once more an epoch ahead.
     // (Who was sent to the replica with its stamp may hold its lock a moment longer.)
-    let ids = std::iter::repeat_with(|| pair.refused(""));
-    let id = ids.skip_while(|id| *id == Id::InUse).next();
+    let mut ids = std::iter::repeat_with(|| pair.refused(""));
+    let id = ids.find(|id| *id != Id::InUse);
     assert_eq!(id, Some(Id::StampFailed));
     let mount = pair.attach("d").expect("alone");
     let id = mount.degraded.as_ref().map(|refusal| refusal.id);
