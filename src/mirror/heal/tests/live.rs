@@ -220,11 +220,12 @@ fn left_over(
     stopped.into_iter().chain(bench.differences()).collect()
 }
 
-/// More of them for whoever asks: `MIRRORFS_HEAL_SEEDS` is how many.
+/// More of them for whoever asks: `MIRRORFS_HEAL_SEEDS` is how many, `MIRRORFS_HEAL_FIRST` the first.
 fn seeds(few: std::ops::RangeInclusive<u64>) -> std::ops::RangeInclusive<u64> {
-    let more = std::env::var("MIRRORFS_HEAL_SEEDS").ok();
-    match more.and_then(|count| count.parse::<u64>().ok()) {
-        Some(count) => *few.start()..=*few.start() + count,
+    let asked = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let first = asked("MIRRORFS_HEAL_FIRST").unwrap_or(*few.start());
+    match asked("MIRRORFS_HEAL_SEEDS") {
+        Some(count) => first..=first + count,
         None => few,
     }
 }

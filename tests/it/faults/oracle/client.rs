@@ -57,8 +57,12 @@ fn serve() {
 
 /// Errors by which a thread learns that the mount is gone.
 pub(crate) fn is_the_end(errno: i32) -> bool {
-    // ECANCELED: what was in a ring (fs/fuse/dev_uring.c).
-    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED)
+    // ECANCELED: what was in a ring (fs/fuse/dev_uring.c). EINTR: what was on its way into one; the
+    // mirror never answers it.
+    matches!(
+        errno,
+        libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::EINTR
+    )
 }
 
 /// One thread of the load.
