@@ -13,7 +13,7 @@
 //! ```
 
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -159,7 +159,9 @@ pub struct Mark {
     /// What of it.
     pub aspect: Aspect,
     /// Where it came from; of `Moved` marks.
-    pub origin: Option<Origin>,
+    origin: Option<Origin>,
+    /// Its twin on the replica is another one by now.
+    is_stray: AtomicBool,
     /// The kernel's coarse wall clock before the mark was written: what is born under it has a
     /// birth time at or after this. Seconds since 1970 and nanoseconds.
     pub stamp: (i64, u32),
@@ -204,6 +206,7 @@ impl Mark {
             object: draft.object,
             aspect: draft.aspect,
             origin: draft.origin,
+            is_stray: AtomicBool::new(false),
             stamp: draft.stamp,
             serial: draft.serial,
             whereabouts: Mutex::new(whereabouts),
@@ -238,6 +241,19 @@ impl Mark {
             origin: self.origin.clone(),
             stamp: self.stamp,
         }
+    }
+
+    /// Where it came from, of `Moved` marks: where its twin is, unless that has been replaced.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        let is_stray = self.is_stray.load(Ordering::Acquire);
+        self.origin.as_ref().filter(|_| !is_stray)
+    }
+
+    /// The object has been made anew on the replica: whatever was its twin there is so no longer. (What
+    /// was healed of it since is in the new one; another session finds every mark dirty again.)
+    pub fn lose_twin(&self) {
+        self.is_stray.store(true, Ordering::Release);
     }
 
     /// Its cover id: not 0, and never used twice in one session.

@@ -507,6 +507,11 @@ impl Journal {
         self.table.has_marks(serial)
     }
 
+    /// The node with this serial has been made anew on the replica ([`Mark::lose_twin`]).
+    pub fn lose_twin(&self, serial: u64) {
+        self.table.lose_twin(serial);
+    }
+
     /// Pins the mark whose cover id was `id` when somebody inherited from it; `None` once it has
     /// left, or somebody ended the inheritance.
     #[must_use]

@@ -250,6 +250,13 @@ impl Table {
         }
     }
 
+    /// The node has been made anew on the replica ([`Mark::lose_twin`]).
+    pub(crate) fn lose_twin(&self, serial: u64) {
+        let nodes = shard(&self.nodes, serial).lock();
+        let few = nodes.get(&serial).into_iter().flat_map(|marks| &marks.few);
+        few.for_each(|mark| mark.lose_twin());
+    }
+
     /// Whether a node has marks of its own.
     pub(crate) fn has_marks(&self, serial: u64) -> bool {
         shard(&self.nodes, serial).lock().contains_key(&serial)

@@ -160,7 +160,7 @@ fn what_a_mark_says_survives() {
     let again = open(&disk, journal.log_id(), SMALL).expect("open");
     let (mark, _) = again.dirty().remove(0);
     assert_eq!(mark.object, object(3, "now"));
-    assert_eq!(mark.origin, Some(origin.clone()));
+    assert_eq!(mark.origin(), Some(&origin));
     assert_eq!(
         (mark.seq, mark.aspect, mark.stamp),
         (first.seq, Aspect::Moved, first.stamp)

@@ -45,8 +45,8 @@ impl Worker<'_> {
         same.map(drop)
     }
 
-    /// In the end: whether no number of names was wrong on the way; if one was, the whole tree is
-    /// marked.
+    /// When nothing else is left to begin with: whether no number of names was wrong on the way; if
+    /// one was, the whole tree is marked.
     pub(super) fn names_agree(&mut self) -> Result<bool, Stop> {
         if std::mem::take(&mut self.must_escalate) {
             self.escalate()?;

@@ -128,6 +128,17 @@ impl Worker<'_> {
         }
     }
 
+    /// An object is made on the replica. Should a mark say that it moved, and its old twin be found
+    /// yet, that must not take the place of what is healed from now on.
+    pub(super) fn made_anew(&mut self, primary: Ident) {
+        if let Some(node) = self.ground.nodes().find(primary) {
+            self.ground.journal().lose_twin(node.serial);
+        }
+        if let Some(marks) = self.moving.get(&primary.ino) {
+            marks.iter().for_each(|mark| mark.lose_twin());
+        }
+    }
+
     /// Its place is known: nothing below it is in doubt for this.
     fn settle(&mut self, number: usize, held: &Held) {
         let job = &mut self.jobs[number];
@@ -141,7 +152,7 @@ impl Worker<'_> {
 
     fn relocate(&mut self, number: usize, held: &Held) -> std::result::Result<Moved, Stop> {
         let mark = self.jobs[number].mark.clone();
-        let Some(origin) = mark.origin.as_ref() else {
+        let Some(origin) = mark.origin() else {
             return Ok(Moved::Unknown);
         };
         let Some(Twin {
@@ -246,6 +257,7 @@ impl Worker<'_> {
                     let made = rustix::fs::mkdirat(&dir, name, Mode::RWXU);
                     made.on(Copy::Replica, "mkdirat")?;
                     self.summary.created += 1;
+                    self.made_anew(primary.ident);
                     self.ways.insert(primary.ident);
                     self.ground.twin_replaced(primary.ident);
                     walk::open_dir(dir.as_fd(), name)

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use smallvec::SmallVec;
+
 use super::item::{Depth, Item, Job, Next, Task};
 use super::links::Links;
 use super::place::{self, Found, Held, Way};
@@ -53,6 +55,8 @@ pub(super) struct Worker<'a> {
     pub(super) listed: HashMap<Ident, Time>,
     /// Directories of which everything is looked at in this round.
     pub(super) wholes: HashSet<Ident>,
+    /// Marks of what moved, by the primary's inode number.
+    pub(super) moving: HashMap<u64, SmallVec<[Arc<Mark>; 1]>>,
     /// Files with marks of their own for their content.
     pub(super) marked: HashSet<Ident>,
     pub(super) summary: Summary,
@@ -95,6 +99,7 @@ impl<'a> Worker<'a> {
             bare: HashSet::new(),
             listed: HashMap::new(),
             wholes: HashSet::new(),
+            moving: HashMap::new(),
             marked: HashSet::new(),
             summary: Summary::default(),
             is_whole: false,
@@ -130,18 +135,16 @@ impl<'a> Worker<'a> {
         loop {
             self.check_stop()?;
             let any = self.collect()? | self.take_skipped();
+            if !any && !self.names_agree()? {
+                continue; // what still waits may wait for that
+            }
             self.show_left();
             if self.jobs.iter().all(|job| job.pins.is_none()) {
                 if any {
                     continue;
                 }
-                if self.is_standing() {
-                    if !self.names_agree()? {
-                        continue;
-                    }
-                    if self.is_healed()? {
-                        return Ok(());
-                    }
+                if self.is_standing() && self.is_healed()? {
+                    return Ok(());
                 }
                 // Something may be skipped right after the last look: nothing is, before the next.
                 self.stand_still()?;
@@ -182,8 +185,12 @@ impl<'a> Worker<'a> {
             let Some(pins) = Pins::of(&mark) else {
                 continue; // another mark stands for it by now, and is dirty in its place
             };
-            if let Some(origin) = mark.origin.as_ref() {
+            if let Some(origin) = mark.origin() {
                 self.twins.note(mark.object.ino, origin);
+                let marks = self.moving.entry(mark.object.ino).or_default();
+                if !marks.contains(&mark) {
+                    marks.push(mark.clone());
+                }
             }
             let begun = |job: &Job| job.pins.is_some() && Arc::ptr_eq(&job.mark, &mark);
             if self.jobs.iter().any(begun) {
@@ -589,7 +596,7 @@ impl<'a> Worker<'a> {
         }
         self.renames = renames;
         for (mark, _) in self.ground.journal().dirty() {
-            if let Some(origin) = mark.origin.as_ref() {
+            if let Some(origin) = mark.origin() {
                 self.twins.note(mark.object.ino, origin);
             }
         }

@@ -270,6 +270,27 @@ fn what_is_gone_needs_no_healing() {
     assert_eq!((summary.gone, summary.escalated), (3, 0));
 }
 
+/// A file moves while it is in doubt, into a directory whose names are healed right then: it is made
+/// there, and its content is healed. Then its mark says where its old twin is, and that took the
+/// place of the new one, without what had been healed.
+#[test]
+fn an_old_twin_does_not_replace_what_was_healed() {
+    let bench = Bench::new();
+    bench.mkdir("a");
+    bench.mkdir("b");
+    bench.put("a/f", 0, &[1; 20_000]);
+    bench.start();
+    bench.put("a/f", 12_000, &[2; 3000]);
+    bench.put("b/new", 0, b"new");
+    bench.before_hold(0, |bench| {
+        bench.go(Way::Healing);
+        bench.rename("a/f", "b/f");
+    });
+    bench.heal();
+    bench.settle();
+    assert_eq!(bench.differences(), Vec::<String>::new());
+}
+
 /// As many names on both copies it will never have: that must not keep healing from its end.
 #[test]
 fn a_file_that_has_a_name_outside_the_tree() {
