@@ -25,6 +25,8 @@ pub(super) struct Write<'a> {
     pub(super) data: &'a [u8],
     /// Set-id bits are to be cleared.
     pub(super) kill: bool,
+    /// Out of the page cache: the program has gone on, and its next fsync or msync hears of an error.
+    pub(super) delayed: bool,
     /// Of the file that is written to.
     pub(super) open_flags: i32,
 }
@@ -45,8 +47,10 @@ impl MirrorFs {
             offset,
             data,
             kill,
+            delayed,
             open_flags,
         } = write;
+        let length = data.len();
         let appending = open_flags & libc::O_APPEND != 0;
         let found = self.node(ino).and_then(|node| {
             // Where the kernel believes the end to be, others may have written.
@@ -81,7 +85,17 @@ impl MirrorFs {
             action,
             data,
         };
-        self.change(ino, op, move |done| match (done, durable) {
+        let kernel = self.kernel.clone();
+        let whole = move |outcome: Outcome| {
+            // The kernel looks at the error of such a write and not at its length
+            // (fs/fuse/file.c, fuse_writepage_end): the rest would be lost without a word.
+            if delayed && outcome.written < length {
+                kernel.forget_attributes(ino);
+                return Err(Errno::NOSPC);
+            }
+            Ok(outcome)
+        };
+        self.change(ino, op, move |done| match (done.and_then(whole), durable) {
             (Ok(Outcome { written, .. }), Some((mirror, node, scope))) => {
                 let then = Box::new(move |synced: Result<()>| then(synced.map(|()| written)));
                 mirror.barrier_then(node, scope, then);

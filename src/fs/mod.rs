@@ -404,6 +404,7 @@ impl fuser::Filesystem for MirrorFs {
             offset,
             data,
             kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            delayed: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             open_flags: flags.0,
         };
         self.write_file(plain(req), ino, write, written(reply));

@@ -271,6 +271,7 @@ impl MirrorFs {
                     offset: q.u64(8),
                     data: sent.get(..q.u32(16) as usize).ok_or(Errno::INVAL)?,
                     kill: q.u32(20) & WRITE_KILL_SUIDGID != 0,
+                    delayed: q.u32(20) & WRITE_CACHE != 0,
                     open_flags: q.i32(32),
                 };
                 let begin = |then| self.write_file(q.changing(), ino, write, then);
@@ -351,6 +352,8 @@ impl MirrorFs {
 const TRYING: Duration = Duration::from_secs(10);
 /// `FUSE_WRITE_KILL_SUIDGID`.
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// `FUSE_WRITE_CACHE`.
+const WRITE_CACHE: u32 = 1;
 /// `FUSE_FSYNC_FDATASYNC`.
 const FSYNC_DATA_ONLY: u32 = 1;
 /// `FUSE_IOCTL_UNRESTRICTED`.
