@@ -85,17 +85,13 @@ impl MirrorFs {
             action,
             data,
         };
-        let kernel = self.kernel.clone();
-        let whole = move |outcome: Outcome| {
-            // The kernel looks at the error of such a write and not at its length
-            // (fs/fuse/file.c, fuse_writepage_end): the rest would be lost without a word.
-            if delayed && outcome.written < length {
-                kernel.forget_attributes(ino);
-                return Err(Errno::NOSPC);
-            }
-            Ok(outcome)
+        // The kernel looks at the error of such a write and not at its length
+        // (fs/fuse/file.c, fuse_writepage_end): the rest would be lost without a word.
+        let whole = move |outcome: Outcome| match outcome.written {
+            written if delayed && written < length => Err(Errno::NOSPC),
+            _ => Ok(outcome),
         };
-        self.change(ino, op, move |done| match (done.and_then(whole), durable) {
+        self.change_if(ino, op, whole, move |done| match (done, durable) {
             (Ok(Outcome { written, .. }), Some((mirror, node, scope))) => {
                 let then = Box::new(move |synced: Result<()>| then(synced.map(|()| written)));
                 mirror.barrier_then(node, scope, then);
@@ -107,8 +103,20 @@ impl MirrorFs {
     /// Changes content. After a failure the kernel asks for the attributes again: an op that
     /// failed half way may have changed them, and an error tells it nothing.
     pub(super) fn change(&self, ino: INodeNo, op: Op<'_>, then: impl Then<Outcome>) {
+        self.change_if(ino, op, Ok, then);
+    }
+
+    /// The same, where `judge` may call a failure what was done.
+    fn change_if(
+        &self,
+        ino: INodeNo,
+        op: Op<'_>,
+        judge: impl FnOnce(Outcome) -> Result<Outcome> + Send + 'static,
+        then: impl Then<Outcome>,
+    ) {
         let kernel = self.kernel.clone();
         let then = move |done: Result<Outcome>| {
+            let done = done.and_then(judge);
             then(done.inspect_err(|_| kernel.forget_attributes(ino)));
         };
         self.mirror.apply_then(op, Box::new(then));

@@ -52,6 +52,12 @@ pub enum Aspect {
 }
 
 impl Aspect {
+    /// All of a file's bytes.
+    pub const CONTENT: Self = Self::Data {
+        start: 0,
+        end: u64::MAX,
+    };
+
     /// Whether a mark of this aspect covers `other` of the same object too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

@@ -656,6 +656,14 @@ impl Journal {
         self.table.all().iter().any(|mark| mark.is_dirty())
     }
 
+    /// Whether the whole tree is, by a mark of its own.
+    #[must_use]
+    pub fn is_all_dirty(&self) -> bool {
+        let is_whole = |mark: &Mark| mark.aspect == Aspect::Tree && mark.object.path.is_empty();
+        let all = self.table.all();
+        all.iter().any(|mark| mark.is_dirty() && is_whole(mark))
+    }
+
     /// For status and tests.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -2,16 +2,16 @@
 //! What becomes of a mirror whose replica, or write-intent log, fails: the way is closed, the stamps
 //! say so, and what was known of the replica is let go.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::failure::Named;
-use super::intent::Intent;
+use super::intent::{Intent, whole_tree};
 use super::lane::Way;
 use super::replica::{Fault, Whose};
 use super::settle::Carried;
 use super::{Degraded, Health, Mirror, NOTHING, RECORDED, UNRECORDABLE};
-use crate::journal::Object;
 use crate::sys::creds::{self, Needs};
 use crate::sys::{Errno, Result, clock};
 
@@ -24,12 +24,7 @@ impl Mirror {
 
     /// Notes that all of the replica has to be compared.
     pub(super) fn mark_whole(&self, intent: &Intent) -> Result<()> {
-        let root = self.nodes.root();
-        let object = Object {
-            ino: self.source.stat(root)?.ident.ino,
-            handle: self.source.handle(root),
-            path: Box::default(),
-        };
+        let object = whole_tree(self.tending.primary_root.as_fd())?;
         intent.journal().mark_tree(object).map(drop)
     }
 

@@ -20,6 +20,7 @@
 //! see to that ([`SMALL_FILE`]).
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -28,7 +29,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::journal::{Aspect, Cut, Journal, Key, Mark, Object, Origin, Pins, Twin, Want, regions};
 use crate::store::op::{Action, Op, SMALL_FILE, moves_content, swaps};
 use crate::store::{Name, Node, Side, Source, Stat};
-use crate::sys::Result;
+use crate::sys::{Result, at};
 
 /// So many files of one directory get marks of their own; then the directory gets one for all.
 const ALONE_MAX: u32 = 3;
@@ -59,6 +60,26 @@ struct Crowds {
     wanted: HashMap<u64, u32>,
     /// Directories with many.
     dirs: u32,
+}
+
+impl Crowds {
+    fn one_more(&mut self, node: &Node) -> u32 {
+        let count = self.wanted.entry(node.serial).or_default();
+        *count += 1;
+        *count
+    }
+}
+
+/// What a mark of the whole tree below `root`, the primary's, is about.
+///
+/// # Errors
+/// Those of statx.
+pub fn whole_tree(root: BorrowedFd<'_>) -> Result<Object> {
+    Ok(Object {
+        ino: Stat::of(root)?.ident.ino,
+        handle: at::file_handle(root),
+        path: Box::default(),
+    })
 }
 
 /// Who an object is on the replica, where the replica can be asked.
@@ -203,9 +224,7 @@ impl Intent {
     /// One more file of this directory needs a mark: whether it is one too many.
     fn is_crowded(&self, dir: &Node) -> bool {
         let mut crowds = self.crowds.lock();
-        let count = crowds.wanted.entry(dir.serial).or_default();
-        *count += 1;
-        let count = *count;
+        let count = crowds.one_more(dir);
         if count == ALONE_MAX + 1 {
             crowds.dirs += 1;
         }
@@ -214,10 +233,7 @@ impl Intent {
 
     /// One more region of this file needs a mark: how it is to be cut.
     fn cut(&self, node: &Node) -> Cut {
-        let mut crowds = self.crowds.lock();
-        let count = crowds.wanted.entry(node.serial).or_default();
-        *count += 1;
-        let count = *count;
+        let count = self.crowds.lock().one_more(node);
         Cut::ALL[CUTS.iter().filter(|most| count > **most).count()]
     }
 
@@ -251,8 +267,7 @@ fn parts(start: u64, length: u64, cut: Cut) -> Parts {
         .map(|(start, end)| Aspect::Data { start, end })
         .collect();
     if parts.len() > REGIONS_MAX {
-        let (start, end) = (0, u64::MAX);
-        return smallvec![Aspect::Data { start, end }];
+        return smallvec![Aspect::CONTENT];
     }
     parts
 }
@@ -355,6 +370,12 @@ impl<'a> Wanted<'a> {
         mark
     }
 
+    /// What covered a file does so no longer: it gets a mark for all of it.
+    fn leave_cover(&mut self, node: &Arc<Node>, mark: &Mark) {
+        self.wish(node, Aspect::CONTENT, Use::Nothing);
+        node.lose_cover(mark.id());
+    }
+
     /// The names in a directory, and its own attributes.
     fn names(&mut self, dir: &Arc<Node>) -> Result<()> {
         match self.cover(dir) {
@@ -372,10 +393,8 @@ impl<'a> Wanted<'a> {
         let is_small = start.saturating_add(length) <= SMALL_FILE;
         if let Some(mark) = self.cover(node) {
             if mark.aspect == Aspect::DirData && !is_small {
-                // What that mark covers is small, or was born under it: a mark for all of it does.
-                let (start, end) = (0, u64::MAX);
-                self.wish(node, Aspect::Data { start, end }, Use::Nothing);
-                node.lose_cover(mark.id());
+                // What that mark covers is small, or was born under it.
+                self.leave_cover(node, &mark);
             }
             return;
         }
@@ -445,11 +464,7 @@ impl<'a> Wanted<'a> {
         match self.cover(node) {
             // All its names are found by way of one mark.
             Some(mark) if Some(mark.id()) == here => {}
-            Some(mark) => {
-                let (start, end) = (0, u64::MAX);
-                self.wish(node, Aspect::Data { start, end }, Use::Nothing);
-                node.lose_cover(mark.id());
-            }
+            Some(mark) => self.leave_cover(node, &mark),
             // Whoever heals the new name finds the object by its old one.
             None => self.wish(node, Aspect::Node, Use::Nothing),
         }
@@ -483,9 +498,7 @@ impl<'a> Wanted<'a> {
                 self.marked.covers.push((node.clone(), there.id()));
             }
             Some(mark) => {
-                let (start, end) = (0, u64::MAX);
-                self.wish(node, Aspect::Data { start, end }, Use::Nothing);
-                node.lose_cover(mark.id());
+                self.leave_cover(node, &mark);
                 self.log_rename(from, to);
             }
             None if !node.is_dir() && is_plain && self.intent.is_crowded(&to.0) => {

@@ -46,7 +46,7 @@ const CHECKPOINT: Duration = Duration::from_secs(30);
 
 /// What the tending thread and those who ask it for something share.
 pub struct Tending {
-    primary_root: OwnedFd,
+    pub(super) primary_root: OwnedFd,
     way_back: Option<Box<dyn WayBack>>,
     /// As typed.
     replica_path: String,
@@ -586,7 +586,7 @@ impl Mirror {
     }
 
     fn state_when(&self, paused: bool) -> ReplicaState {
-        let health = self.health.lock().clone();
+        let health = self.health();
         let verified = health.verified == Verified::Yes;
         let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
         let dirty = || self.has_dirty();

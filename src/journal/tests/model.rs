@@ -26,10 +26,7 @@ fn aspect(random: &mut Random) -> Aspect {
         2 => Aspect::DirData,
         3 => Aspect::Moved,
         4 => Aspect::Tree,
-        5 => Aspect::Data {
-            start: 0,
-            end: u64::MAX,
-        },
+        5 => Aspect::CONTENT,
         _ => {
             let (start, end) = region(random.below(12) << 22, Cut::Fine);
             Aspect::Data { start, end }

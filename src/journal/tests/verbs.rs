@@ -18,10 +18,7 @@ const REGION: Aspect = Aspect::Data {
     start: 4 << 20,
     end: 8 << 20,
 };
-const ALL: Aspect = Aspect::Data {
-    start: 0,
-    end: u64::MAX,
-};
+const ALL: Aspect = Aspect::CONTENT;
 
 #[test]
 fn what_is_hot_costs_no_call_to_the_disk() {

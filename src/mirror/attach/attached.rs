@@ -405,9 +405,10 @@ impl Attached {
     }
 
     /// Begins to serve with a resync, or alone if that was allowed.
-    pub(super) fn resync(mut self, say: Say<'_>, degraded: bool) -> Result<Self, AttachError> {
+    pub(super) fn resync(mut self, degraded: bool) -> Result<Self, AttachError> {
         if let Err(failure) = self.begin_resync() {
             let why = format!("the {} cannot be stamped: {failure}.", failure.copy);
+            let say = Say { typed: &self.typed };
             let refusal = say.refusal(Id::StampFailed, why);
             if failure.copy == Copy::Primary || !degraded {
                 return Err(refusal.into());

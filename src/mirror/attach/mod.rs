@@ -4,7 +4,7 @@
 //! Takes the locks, reads the stamps, opens the write-intent log, lets [`decide`] decide, seeds,
 //! compares or repairs, and leaves both stamps open. The order on disk is what makes a crash at any
 //! point safe: "inconsistent" is durable on both roots before the first byte of the replica changes,
-//! and "in-sync" is written only after the replica's `syncfs`. The log comes first (a log one
+//! and "in-sync" is written only after the `syncfs` of both. The log comes first (a log one
 //! generation ahead of the stamps is that of a crash in between), then the primary's stamp, then
 //! the replica's.
 
@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::journal::{Journal, Object};
+use crate::journal::Journal;
 use crate::mirror::failure::{Copy, Failure, Named, show_path};
+use crate::mirror::intent::whole_tree;
 use crate::mirror::resync::progress::{Phase, Progress, grouped};
 use crate::mirror::resync::{self, How, Lacks, Summary};
-use crate::store::{Stat, walk};
-use crate::sys::{Errno, at, clock, random};
+use crate::store::walk;
+use crate::sys::{Errno, clock, random};
 use decide::{Asked, Decision, Found, Log, Root, Say, Typed};
 use identity::{
     Covered, Epoch, Life, Match, MirrorId, ReadError, Role, RootIdentity, Stamp, Verdict,
@@ -478,14 +479,10 @@ impl Attempt<'_> {
     fn begin_log_of_all(&mut self, stamp: &mut Stamp) -> Result<(), Errno> {
         stamp.covered = None;
         self.begin_log(stamp)?;
-        let root = self.primary.root();
-        let object = Object {
-            ino: Stat::of(root)?.ident.ino,
-            handle: at::file_handle(root),
-            path: Box::default(),
-        };
         let journal = self.journal.as_ref().ok_or(Errno::NOENT)?;
-        journal.mark_tree(object).map(drop)
+        journal
+            .mark_tree(whole_tree(self.primary.root())?)
+            .map(drop)
     }
 
     /// Serves while the replica is filled.
@@ -494,12 +491,12 @@ impl Attempt<'_> {
         if let Some(found) = &mut self.found_r {
             found.found = Found::Stamped(Box::new(stamp.clone()));
         }
-        let (say, degraded) = (self.say, self.options.asked.degraded);
+        let degraded = self.options.asked.degraded;
         let mut attached = self.attached(stamp, place, Standing::Resyncing, None, None);
         attached.is_seeding = true;
         // Everything is compared before it is called in-sync.
         attached.verified();
-        attached.resync(say, degraded)
+        attached.resync(degraded)
     }
 
     fn sync_both(&self) -> Result<(), Failure> {
@@ -557,9 +554,9 @@ impl Attempt<'_> {
     fn heal(self) -> Result<Attached, AttachError> {
         let mut stamp = self.base()?;
         self.take_in(&mut stamp);
-        let (say, degraded) = (self.say, self.options.asked.degraded);
+        let degraded = self.options.asked.degraded;
         self.attached(stamp, Place::Xattr, Standing::Resyncing, None, None)
-            .resync(say, degraded)
+            .resync(degraded)
     }
 
     fn in_sync(

@@ -164,10 +164,6 @@ impl<'a> Again<'a> {
     pub fn mark(&mut self, found: &[Difference]) -> Result<(), Broken> {
         for one in found {
             self.check_stop()?;
-            let whole = Aspect::Data {
-                start: 0,
-                end: u64::MAX,
-            };
             match one.kind {
                 Kind::Entry => {
                     self.mark_one(parent(&one.path), Aspect::Dir)?;
@@ -177,7 +173,7 @@ impl<'a> Again<'a> {
                 }
                 // Where the time differs, quick has not looked at the content.
                 Kind::Metadata if !self.quick => self.mark_one(&one.path, Aspect::Node)?,
-                Kind::Metadata | Kind::Data => self.mark_one(&one.path, whole)?,
+                Kind::Metadata | Kind::Data => self.mark_one(&one.path, Aspect::CONTENT)?,
             }
         }
         Ok(())

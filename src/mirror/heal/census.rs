@@ -3,7 +3,7 @@
 //! it will take. A thread of its own counts while healing goes on; trees that move under it may keep
 //! it from its end, and then nobody is told.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::store::walk::{self, Descent};
@@ -77,7 +77,7 @@ impl Census {
 
 fn down(descent: &mut Descent, name: &Name) -> Result<Vec<Name>> {
     let dir = walk::open_dir(descent.top(), name.as_c_str())?;
-    let names = walk::names(std::os::fd::AsFd::as_fd(&dir))?;
+    let names = walk::names(dir.as_fd())?;
     descent.push(dir)?;
     Ok(names)
 }

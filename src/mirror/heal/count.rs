@@ -35,6 +35,9 @@ impl Worker<'_> {
                 None => self.must_escalate |= !self.is_whole,
             }
         }
+        if self.must_escalate {
+            uneven.clear(); // they say no more
+        }
         let same = self.have_same_names(uneven);
         self.must_escalate |= !matches!(same, Ok(true));
         if self.must_escalate && self.noted.is_none() {

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::journal::{Aspect, Journal, Mark, Pins};
+use crate::journal::{Journal, Pins};
 use crate::mirror::failure::{Copy, Named};
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::Lacks;
@@ -320,9 +320,7 @@ impl Healing {
         throttle: Option<u64>,
     ) -> std::result::Result<Summary, Stop> {
         let work = || Worker::new(self, ground, stop, throttle).run();
-        let is_whole = |mark: &Mark| mark.aspect == Aspect::Tree && mark.object.path.is_empty();
-        let dirty = ground.journal().dirty();
-        if dirty.iter().any(|(mark, _)| is_whole(mark)) {
+        if ground.journal().is_all_dirty() {
             self.census.during(ground.primary_root(), work)
         } else {
             work()

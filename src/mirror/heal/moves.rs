@@ -128,9 +128,11 @@ impl Worker<'_> {
         }
     }
 
-    /// An object is made on the replica. Should a mark say that it moved, and its old twin be found
+    /// An object has been made on the replica. Should a mark say that it moved, and its old twin be found
     /// yet, that must not take the place of what is healed from now on.
     pub(super) fn made_anew(&mut self, primary: Ident) {
+        self.summary.created += 1;
+        self.ground.twin_replaced(primary);
         if let Some(node) = self.ground.nodes().find(primary) {
             self.ground.journal().lose_twin(node.serial);
         }
@@ -256,10 +258,8 @@ impl Worker<'_> {
                 Err(Errno::NOENT) => {
                     let made = rustix::fs::mkdirat(&dir, name, Mode::RWXU);
                     made.on(Copy::Replica, "mkdirat")?;
-                    self.summary.created += 1;
                     self.made_anew(primary.ident);
                     self.ways.insert(primary.ident);
-                    self.ground.twin_replaced(primary.ident);
                     walk::open_dir(dir.as_fd(), name)
                 }
                 opened => opened,

@@ -296,10 +296,8 @@ impl Worker<'_> {
             }
             made => made.on(Copy::Replica, "mknodat")?,
         }
-        self.summary.created += 1;
         self.made_anew(primary.ident);
         self.bare.insert(primary.ident);
-        self.ground.twin_replaced(primary.ident);
         let stat = Stat::of_name(at, c_name).on(Copy::Replica, "statx")?;
         Ok(Some(stat))
     }

@@ -15,12 +15,13 @@ use super::still::Squeeze;
 use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::failure::Copy;
+use crate::mirror::intent::whole_tree;
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::content::{Content, Trouble};
 use crate::store::node::{Node, Side};
 use crate::store::op::{Claim, Claims};
 use crate::store::{Ident, Stat, Time};
-use crate::sys::{Errno, at};
+use crate::sys::Errno;
 
 /// How often one object is looked for again before its mark is left for another round.
 const ATTEMPTS: u32 = 16;
@@ -291,8 +292,7 @@ impl<'a> Worker<'a> {
 
     /// What a mark of the whole tree is about.
     pub(super) fn whole_tree(&self) -> Result<Object, Stop> {
-        let root = self.ground.primary_root();
-        let stat = Stat::of(root).map_err(|errno| {
+        whole_tree(self.ground.primary_root()).map_err(|errno| {
             let call = "statx";
             let trouble = Trouble {
                 copy: Copy::Primary,
@@ -300,11 +300,6 @@ impl<'a> Worker<'a> {
                 errno,
             };
             Stop::of(&trouble, ".")
-        })?;
-        Ok(Object {
-            ino: stat.ident.ino,
-            handle: at::file_handle(root),
-            path: Box::default(),
         })
     }
 

@@ -72,11 +72,6 @@ impl Settled<'_> {
     }
 }
 
-const WHOLE: Aspect = Aspect::Data {
-    start: 0,
-    end: u64::MAX,
-};
-
 #[test]
 fn several_small_files_share_one() {
     let bench = Bench::new(None);
@@ -117,10 +112,10 @@ fn large_files_have_their_own() {
     assert_eq!(all.needs(|| all.write(large, 0)), 0, "it is small by now");
     // One that grows.
     assert_eq!(all.needs(|| all.write(small, SMALL_FILE - 100)), 0);
-    assert!(!all.has(small, WHOLE));
+    assert!(!all.has(small, Aspect::CONTENT));
     assert_eq!(all.needs(|| all.write(small, SMALL_FILE - 99)), 1);
     assert!(
-        all.has(small, WHOLE),
+        all.has(small, Aspect::CONTENT),
         "what was written before is in doubt, too"
     );
     assert_eq!(all.needs(|| all.write(small, 0)), 0);
@@ -137,7 +132,7 @@ fn large_files_have_their_own() {
             .expect("the log is good");
     }
     assert!(all.has(&all.dirs[0].home, Aspect::DirData));
-    assert!(!all.has(small, WHOLE));
+    assert!(!all.has(small, Aspect::CONTENT));
     assert_eq!(all.needs(|| all.write(small, 0)), 1, "it is large");
     bench.mirror.drain();
 }
@@ -259,6 +254,6 @@ fn many_regions_of_one_file_are_cut_coarser() {
         .map(|_| at((next(&mut random) % (1 << 40)) & !0xfff))
         .sum::<u64>();
     assert!(many < 64, "{many}");
-    assert!(all.has(file, WHOLE));
+    assert!(all.has(file, Aspect::CONTENT));
     bench.mirror.drain();
 }

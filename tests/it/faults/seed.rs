@@ -3,7 +3,6 @@
 //! whatever ends the filling, the next mount goes on with it.
 
 use std::os::unix::fs::FileExt;
-
 use std::process::Command;
 
 use super::oracle::client::Load;
@@ -16,14 +15,13 @@ use crate::support::wait_until;
 use crate::{need_product, need_root};
 
 const THREADS: usize = 3;
-const BW: &str = "bwlimit=4M";
 /// So slow that a test has something to do meanwhile.
-const SLOWLY: [&str; 2] = ["-o", "bwlimit=4M"];
+const SLOWLY: [&str; 3] = ["--init", "-o", "bwlimit=4M"];
 
 /// A mirror that was in use. Now its primary has a new, empty replica, which takes a few seconds to be
 /// filled.
-fn with_an_empty_replica(wish: Wish) -> Rig {
-    let mut rig = Rig::new(wish, THREADS, seed("seed"));
+fn with_an_empty_replica() -> Rig {
+    let mut rig = Rig::new(Wish::default(), THREADS, seed("seed"));
     let mut load = rig.load();
     load.wait_for(300);
     rig.judge(load, &[]);
@@ -39,19 +37,8 @@ fn with_an_empty_replica(wish: Wish) -> Rig {
     sparse.write_all_at(b"far", 1 << 30).expect("write");
     drop(sparse);
     rig.mount.umount();
-    for entry in std::fs::read_dir(&rig.mount.replica).expect("the replica") {
-        let path = entry.expect("an entry").path();
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(path)
-        } else {
-            std::fs::remove_file(path)
-        };
-        removed.expect("removed");
-    }
-    for stamp in ["trusted.mirrorfs.stamp", "user.mirrorfs.stamp"] {
-        // Whichever it is.
-        let _none = rustix::fs::removexattr(&rig.mount.replica, stamp);
-    }
+    std::fs::remove_dir_all(&rig.mount.replica).expect("removed");
+    std::fs::create_dir(&rig.mount.replica).expect("mkdir");
     rig
 }
 
@@ -74,8 +61,8 @@ fn stirs(rig: &mut Rig, ops: usize) -> Load {
 fn used_while_it_is_filled() {
     need_root!();
     need_product!();
-    let mut rig = with_an_empty_replica(Wish::default());
-    assert!(mounts(&mut rig, &["--init", "-o", BW]));
+    let mut rig = with_an_empty_replica();
+    assert!(mounts(&mut rig, &SLOWLY));
     assert_eq!(rig.mount.state(), "seeding");
     rig.mount.product("verify", &[]).says("being made equal");
     // What is there, and what is not there yet, on the other copy.
@@ -106,13 +93,13 @@ fn used_while_it_is_filled() {
 fn ended_and_gone_on_with() {
     need_root!();
     need_product!();
-    let mut rig = with_an_empty_replica(Wish::default());
-    assert!(mounts(&mut rig, &["--init", "-o", BW]));
+    let mut rig = with_an_empty_replica();
+    assert!(mounts(&mut rig, &SLOWLY));
     let load = stirs(&mut rig, 50);
     rig.judge(load, &[]);
     rig.mount.umount();
     // The same words, and others.
-    assert!(mounts(&mut rig, &["--init", "-o", BW]));
+    assert!(mounts(&mut rig, &SLOWLY));
     let load = stirs(&mut rig, 50);
     rig.judge(load, &[]);
     rig.mount.umount();
@@ -127,10 +114,9 @@ fn killed_while_it_is_filled() {
     need_product!();
     let seed = seed("seed");
     let mut random = Rng::new(seed);
-    let mut rig = with_an_empty_replica(Wish::default());
+    let mut rig = with_an_empty_replica();
     let mut caught = 0;
-    let mut words = vec!["--init"];
-    words.extend(SLOWLY);
+    let mut words = SLOWLY.to_vec();
     for _ in 0..8 {
         caught += u32::from(mounts(&mut rig, &words));
         words.retain(|word| *word != "--init");

@@ -164,10 +164,7 @@ impl Bench {
     /// Pins the marks of an op, as the mirror does before it begins.
     pub(super) fn mark(&self, op: &Op<'_>) -> Pins {
         let mut wanted: Vec<(Arc<Node>, Aspect)> = Vec::new();
-        let all = Aspect::Data {
-            start: 0,
-            end: u64::MAX,
-        };
+        let all = Aspect::CONTENT;
         let mut origins: Vec<(u64, Origin)> = Vec::new();
         let mut renamed = None;
         match &op.action {
