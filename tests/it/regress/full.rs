@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::support::image::Image;
 use crate::support::mount::{TestMount, Wish};
+use crate::support::sys::Map;
 use crate::support::user::{self, ALICE};
 use crate::support::{base, temp_in, wait_until};
 use crate::{need_product, need_root};
@@ -170,6 +171,42 @@ fn writes_to_a_full_disk() {
     }
     mount.assert_equal();
     drop((file, full));
+    stays_together(small);
+}
+
+/// Stores into a hole, written out of the page cache in one request that the disk has room for a part
+/// of only. The kernel looks at the error of such a write and never at its length: answered with its
+/// length, msync said 0 and what had been stored was zeros.
+#[test]
+fn stores_that_a_full_disk_takes_a_part_of() {
+    need_root!();
+    need_product!();
+    const LEN: usize = 1 << 20;
+    let small = small();
+    let mount = &small.mount;
+    let stored = open(&mount.at("stored"));
+    stored.set_len(LEN as u64).expect("truncate");
+    stored.sync_all().expect("fsync");
+    let full = fill(&mount.at("filler"));
+    let len = full.metadata().expect("stat").len();
+    full.set_len(len - 40_000).expect("truncate");
+    full.sync_all().expect("fsync");
+    let map = Map::new(&stored, 0, LEN, true, true).expect("mmap");
+    // Not from an even offset: ext4 takes what is aligned all at once, or not at all.
+    map.put(4096, &vec![7; LEN - 4096]);
+    let said = map.sync();
+    let seen = std::fs::read(mount.primary.join("stored")).expect("read");
+    let kept = seen.iter().filter(|&&byte| byte == 7).count();
+    assert!(
+        0 < kept && kept < LEN,
+        "{kept} of {LEN} bytes: not the case this is about"
+    );
+    assert_eq!(said, Err(Errno::NOSPC), "{kept} bytes");
+    drop((map, full, stored));
+    let other = std::fs::read(mount.replica.join("stored")).expect("read");
+    assert!(seen == other, "the copies differ");
+    // Blocks of zeros may be left behind the failed part, on the primary only.
+    std::fs::remove_file(mount.at("stored")).expect("unlink");
     stays_together(small);
 }
 
