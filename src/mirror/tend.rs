@@ -461,12 +461,13 @@ impl Mirror {
         if way.healing().is_some() {
             return;
         }
-        // An unsettled time is a mark, and is in use until it is carried (docs/SAFETY.md, rule 16).
-        let too_long = self.carry_all(self.times.take(), too_long);
         let point = intent.journal().begin_checkpoint();
         if point.is_empty() && !asked {
             return;
         }
+        // A time that is still to be carried is a mark (docs/SAFETY.md, rule 16). Whoever used one that
+        // is to be cleared has noted its times by now; what is noted from now on keeps its mark.
+        let too_long = self.carry_all(self.times.take(), too_long);
         #[cfg(test)]
         let point = intent.clears_early.end_early(intent.journal(), point);
         if let Err(errno) = self.primary.sync_all() {

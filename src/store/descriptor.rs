@@ -202,10 +202,10 @@ impl Ring {
 
     /// Closes a good part of what can be closed: the process has run out of descriptors, for
     /// reasons of its own.
-    pub fn shrink(&self) {
+    pub fn shrink(&self) -> Room {
         // Let go of the hand before it is taken again.
         let half = self.hand.lock().len() / 2;
-        let _ = self.shrink_to(half.max(1));
+        self.shrink_to(half.max(1))
     }
 
     fn shrink_to(&self, room: usize) -> Room {

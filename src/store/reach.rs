@@ -13,6 +13,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -22,6 +23,11 @@ use super::nodes::ROOT_ID;
 use super::walk::BENEATH;
 use super::{Name, Stat, Tree};
 use crate::sys::{Errno, Result};
+
+/// How often room is made for one descriptor before the call fails.
+const ROOM_ATTEMPTS: usize = 16;
+/// Before another attempt.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 
 impl Tree {
     /// A descriptor of `node` that allows at least `access`.
@@ -58,15 +64,22 @@ impl Tree {
         self.install(node, descriptor.of(held.ident))
     }
 
-    /// Runs a call that opens something, once more with room made if there are no descriptors.
+    /// Runs a call that opens something, again with room made if there are no descriptors.
     pub(super) fn with_room<T>(&self, mut open: impl FnMut() -> Result<T>) -> Result<T> {
-        match open() {
-            Err(Errno::MFILE | Errno::NFILE) => {
-                self.ring.shrink();
-                open()
+        for attempt in 0..ROOM_ATTEMPTS {
+            match open() {
+                Err(Errno::MFILE | Errno::NFILE) => {}
+                done => return done,
             }
-            done => done,
+            if attempt > 0 {
+                // Others took what was closed, or hold all there is: for as long as their calls take.
+                std::thread::sleep(ROOM_PAUSE);
+            }
+            if self.ring.shrink() == Room::NeedsSync {
+                self.sync_for_room();
+            }
         }
+        open()
     }
 
     /// A descriptor for extended attributes, whose calls work best on one that is really open.

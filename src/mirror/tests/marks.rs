@@ -211,6 +211,34 @@ fn a_small_file_stays_small_while_it_is_changed() {
     bench.mirror.drain();
 }
 
+/// A directory's time had been noted after the checkpoint took those that it carried, and before it
+/// looked which marks nobody used: the mark was cleared, and after a SIGKILL nobody carried the time.
+///
+/// ```text
+///   checkpoint   takes the times                 carries them   which marks are quiet?   clears D's
+///   op                             in D: done                                                    SIGKILL
+/// ```
+#[test]
+fn a_time_to_be_carried_keeps_its_mark() {
+    let bench = Bench::new(None);
+    let mut all = settled(&bench, 2, 1);
+    let home = all.dirs[1].home.clone();
+    bench.gate.hold_times(true);
+    all.write(all.file(0, 0), 0);
+    std::thread::scope(|scope| {
+        let checkpoint = || bench.mirror.checkpoint(true, Box::new(|_| ()));
+        let checkpoint = scope.spawn(checkpoint);
+        bench.gate.await_standstill(|| checkpoint.is_finished());
+        assert!(!checkpoint.is_finished(), "it carried no times");
+        all.dirs[1].create();
+        bench.gate.hold_times(false);
+    });
+    assert!(all.has(&home, Aspect::Dir), "its time is not carried yet");
+    all.checkpoint();
+    assert!(!all.has(&home, Aspect::Dir));
+    bench.mirror.drain();
+}
+
 #[test]
 fn in_a_rush_directories_get_theirs_at_once() {
     let bench = Bench::new(None);

@@ -29,6 +29,8 @@ pub(super) struct GateState {
     /// Contents, attributes and times of what is there reach the disk when it is synced, and are
     /// kept here until then. Names are there at once.
     pub(super) cache: Option<Vec<Cached>>,
+    /// No times are carried for now.
+    pub(super) holds_times: bool,
     pub(super) power: Power,
     /// How far a write may go, and how far it is; `None`: it does not hang.
     pub(super) may: Option<Call>,
@@ -193,6 +195,14 @@ impl Gate {
         }
     }
 
+    /// Times are not carried from now on, or are again.
+    pub(super) fn hold_times(&self, hold: bool) {
+        let mut state = self.state.lock();
+        state.holds_times = hold;
+        state.waiting = false;
+        self.moved.notify_all();
+    }
+
     /// Does something to the power, and waits for nothing.
     pub(super) fn set_power(&self, power: Power) {
         self.state.lock().power = power;
@@ -314,6 +324,13 @@ impl Target for Gate {
         self.tree.adopt(node, made);
     }
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.holds_times {
+            state.waiting = true;
+            self.moved.notify_all();
+            self.moved.wait(&mut state);
+        }
+        drop(state);
         if self.keep(Cached::Times(node.clone(), atime, mtime)) {
             return Ok(());
         }
