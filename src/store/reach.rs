@@ -50,10 +50,11 @@ impl Tree {
             // EXDEV too: moved out of its directory between the walk and the kernel's last look.
             Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {
                 let _quiet = self.names.write();
-                self.hold(node).map_err(|errno| match errno {
-                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Errno::STALE,
-                    other => other,
-                })?
+                self.with_room(|| self.hold(node))
+                    .map_err(|errno| match errno {
+                        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Errno::STALE,
+                        other => other,
+                    })?
             }
             other => other?,
         };
