@@ -252,8 +252,9 @@ pub(super) struct StatusArgs {
 ///
 /// With MOUNTPOINT: copies what the replica missed, then makes both copies durable and clears every
 /// mark. A replica that failed is tried at once. If this command ends early the daemon goes on.
-/// With PRIMARY and REPLICA, unmounted: everything is compared, content too, and what differs is
-/// copied to REPLICA; names that only REPLICA has are deleted there. Both are stamped as equal.
+/// With PRIMARY and REPLICA, unmounted: everything is compared and what differs is copied to REPLICA;
+/// names that only REPLICA has are deleted there. Both are stamped as equal. Content is compared too,
+/// unless the copies were equal when they were last in use: then size and time are believed.
 ///
 /// Exit: 0 in-sync, 1 not in-sync, refused or (--dry-run) different, 2 could not tell, 32 in use,
 /// 130 Control-C.
@@ -265,8 +266,8 @@ pub(super) struct SyncArgs {
     /// The replica, unmounted: the copy that is to become equal
     #[arg(value_name = "REPLICA", value_hint = ValueHint::DirPath)]
     pub(super) replica: Option<PathBuf>,
-    /// Compare everything, not only what is known to be dirty
-    #[arg(long, conflicts_with = "replica")]
+    /// Compare everything, not only what is known to be dirty; unmounted, all content
+    #[arg(long)]
     pub(super) full: bool,
     /// Begin, and do not wait for the end
     #[arg(long, conflicts_with = "replica")]

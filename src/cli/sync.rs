@@ -30,6 +30,7 @@ pub(super) fn run(args: &SyncArgs) -> Exit {
             dry_run: args.dry_run,
             init: args.init,
             discard: args.discard.as_deref(),
+            full: args.full,
             max_delete: args.max_delete,
         };
         return sync_offline::run(&args.place, replica, words);

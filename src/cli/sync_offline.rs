@@ -35,6 +35,8 @@ pub(super) struct Words<'a> {
     pub(super) init: bool,
     /// `--discard DIR`
     pub(super) discard: Option<&'a Path>,
+    /// `--full`
+    pub(super) full: bool,
     /// `--max-delete=N`
     pub(super) max_delete: Option<u64>,
 }
@@ -64,6 +66,7 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
         },
         patience: ENDING,
         how: How {
+            quick: !words.full,
             kept_max: LISTED_MAX,
             deletions_max: words.max_delete,
             stop: Some(signals.stop_switch()),

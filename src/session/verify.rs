@@ -116,10 +116,10 @@ impl Comparison<'_> {
             ignore: self.ignore,
             live: true,
             stop: Some(stop.clone()),
+            bytes_per_second: self.bytes_per_second,
             ..How::default()
         };
-        let began = Instant::now();
-        let mut checked = began;
+        let mut checked = Instant::now();
         let roots = (ground.primary_root(), ground.replica_root());
         let walked = reconcile(roots.0, roots.1, how, &mut |seen| {
             progress(seen);
@@ -130,8 +130,6 @@ impl Comparison<'_> {
             // A replica that failed is to be let go soon.
             if self.is_stopped() || (is_due && !ground.is_whole()) {
                 stop.store(true, Ordering::Release);
-            } else {
-                self.pace(seen.bytes, began);
             }
         });
         walked.map_err(|failure| {
@@ -143,22 +141,6 @@ impl Comparison<'_> {
                 Broken::Away(None)
             }
         })
-    }
-
-    /// As slow as it is told to be.
-    fn pace(&self, bytes: u64, began: Instant) {
-        let Some(rate) = self.bytes_per_second.filter(|&rate| rate > 0) else {
-            return;
-        };
-        let millis = u128::from(bytes) * 1000 / u128::from(rate);
-        let until = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
-        while !self.is_stopped() {
-            let left = until.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                return;
-            }
-            std::thread::park_timeout(left.min(TICK));
-        }
     }
 
     fn is_stopped(&self) -> bool {

@@ -74,7 +74,7 @@ impl Tree {
             }
             if attempt > 0 {
                 // Others took what was closed, or hold all there is: for as long as their calls take.
-                std::thread::sleep(ROOM_PAUSE);
+                std::thread::park_timeout(ROOM_PAUSE);
             }
             if self.ring.shrink() == Room::NeedsSync {
                 self.sync_for_room();

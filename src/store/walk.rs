@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-//! Ordered walks by directory descriptor, for seeding, resync and verify.
+//! Steps from one directory descriptor to the next, for whoever walks a tree.
 //!
 //! One [`Name`] at a time below a descriptor, never a path string, never through a symlink or a
 //! mount point. No recursion, and no more than [`KEPT`] descriptors however deep the tree is:
@@ -9,7 +9,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom};
 
 use super::name::Name;
 use super::stat::{Ident, Stat};
@@ -80,10 +80,38 @@ pub fn open_parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, Name)>
     Ok((dir, Name::new(std::ffi::OsStr::from_bytes(last))?))
 }
 
-/// All names in a directory, in byte order, without `.` and `..`.
-pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
+/// One name of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The name.
+    pub name: Name,
+    /// The number of the kind of object it is (`d_type`); 0 where the file system does not say.
+    kind: u8,
+}
+
+impl Entry {
+    /// What kind of object it was when it was listed, where the file system says so.
+    #[must_use]
+    pub fn kind(&self) -> Option<FileType> {
+        KINDS.get(usize::from(self.kind)).copied().flatten()
+    }
+}
+
+/// By number, the first being none.
+const KINDS: [Option<FileType>; 8] = [
+    None,
+    Some(FileType::RegularFile),
+    Some(FileType::Directory),
+    Some(FileType::Symlink),
+    Some(FileType::Fifo),
+    Some(FileType::Socket),
+    Some(FileType::CharacterDevice),
+    Some(FileType::BlockDevice),
+];
+
+/// All entries of a directory that was opened just now, in byte order, without `.` and `..`.
+pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<Entry>> {
     use std::os::unix::ffi::OsStrExt as _;
-    rustix::fs::seek(dir, SeekFrom::Start(0))?;
     let mut found = Vec::new();
     let mut buf = Vec::with_capacity(64 * 1024);
     let mut raw = RawDir::new(dir, buf.spare_capacity_mut());
@@ -91,12 +119,23 @@ pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
         let entry = entry?;
         let bytes = entry.file_name().to_bytes();
         if !matches!(bytes, b"." | b"..") {
-            found.push(Name::new(std::ffi::OsStr::from_bytes(bytes))?);
+            let name = Name::new(std::ffi::OsStr::from_bytes(bytes))?;
+            let told = Some(entry.file_type());
+            let kind = KINDS.iter().skip(1).position(|kind| *kind == told);
+            let kind = kind.map_or(0, |n| u8::try_from(n + 1).unwrap_or(0));
+            found.push(Entry { name, kind });
         }
     }
     found.sort_unstable();
-    found.dedup();
+    found.dedup_by(|a, b| a.name == b.name);
     Ok(found)
+}
+
+/// All names in a directory, in byte order, without `.` and `..`.
+pub fn names(dir: BorrowedFd<'_>) -> Result<Vec<Name>> {
+    rustix::fs::seek(dir, SeekFrom::Start(0))?;
+    let entries = entries(dir)?;
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
 /// Whether a directory holds nothing but names that `ours` claims and an empty `lost+found`.
@@ -152,17 +191,6 @@ impl Descent {
     pub fn root(&self) -> BorrowedFd<'_> {
         let root = self.levels.first().and_then(|level| level.fd.as_ref());
         root.expect("the root is always open").as_fd()
-    }
-
-    /// Levels below the root.
-    #[must_use]
-    pub fn depth(&self) -> usize {
-        self.levels.len() - 1
-    }
-
-    /// The inode numbers of the directories below the root that lead to where we are.
-    pub fn trail(&self) -> impl Iterator<Item = u64> {
-        self.levels.iter().skip(1).map(|level| level.ident.ino)
     }
 
     /// Goes down into `fd`, a directory in the one we are in.
@@ -318,7 +346,7 @@ mod tests {
         for _ in 0..1000 {
             descent.pop().expect("pop");
         }
-        assert_eq!(descent.depth(), 0);
+        assert_eq!(descent.levels.len(), 1);
         let mut removed = 0;
         remove(root.as_fd(), &name(&long), &mut || {
             removed += 1;

@@ -242,8 +242,7 @@ fn stamped_pair(
         // Only with `degraded`: healing and verifying are no answer to an emptied primary.
         return excused(asked, say.blank_primary(true));
     }
-    let at_rest =
-        history == History::Same && p.session == r.session && p.is_at_rest() && r.is_at_rest();
+    let at_rest = are_at_rest(p, r);
     if at_rest && p.covered.is_none() && r.covered.is_none() {
         return Decision::AttachCompared;
     }
@@ -267,6 +266,12 @@ fn stamped_pair(
         refusal.more.insert(0, format!("And {why}."));
     }
     excused(asked, refusal)
+}
+
+/// Whether both stamps of a mirror say that the copies were equal when they were last mounted.
+pub(super) fn are_at_rest(p: &Stamp, r: &Stamp) -> bool {
+    let same = p.compare_history(r) == History::Same && p.session == r.session;
+    same && p.is_at_rest() && r.is_at_rest()
 }
 
 /// Why the log does not remember all that the replica may lack; `None` when it does.

@@ -157,8 +157,9 @@ pub fn preview(
     if let Decision::Refuse(refusal) | Decision::DegradedWithout(refusal) = decision {
         return Err(worded((*refusal).into(), typed));
     }
+    let quick = attempt.is_quick();
     attempt
-        .reconcile(Phase::Verify, false, Lacks::default(), None, progress)
+        .reconcile(Phase::Verify, quick, Lacks::default(), None, progress)
         .map_err(|failure| worded(attempt.copy_failed(&failure).into(), typed))
 }
 
@@ -409,6 +410,19 @@ impl Attempt<'_> {
         })
     }
 
+    /// Whether size and time are believed: if that was asked for, of copies that were left equal.
+    fn is_quick(&self) -> bool {
+        let replica = self.found_r.as_ref().map(|root| &root.found);
+        let Options { asked, how, .. } = self.options;
+        match (&self.found_p.found, replica) {
+            (Found::Stamped(p), Some(Found::Stamped(r))) => {
+                let are_one = p.id == r.id && !asked.init && !asked.discard;
+                how.quick && are_one && decide::are_at_rest(p, r)
+            }
+            _ => false,
+        }
+    }
+
     /// Makes the replica equal, then says so on both roots.
     fn rebuild(
         mut self,
@@ -437,7 +451,8 @@ impl Attempt<'_> {
                 return self.or_alone(copy == Copy::Replica, refusal, Some(stamp), None);
             }
         };
-        let summary = match self.reconcile(phase, false, Lacks::default(), until, progress) {
+        let quick = self.is_quick();
+        let summary = match self.reconcile(phase, quick, Lacks::default(), until, progress) {
             Ok(summary) => summary,
             Err(failure) if until.is_some() && failure.errno == Errno::TIME => {
                 return self.fill_live(stamp, place);

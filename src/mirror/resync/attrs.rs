@@ -6,7 +6,7 @@
 //! flags, after which nothing can be changed any more. What the replica's file system cannot hold
 //! becomes a [`Lack`]: named, never silent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -17,7 +17,7 @@ use crate::mirror::failure::{Copy, Named, show_path};
 use crate::mirror::resync::content::{On, Trouble};
 use crate::store::stat::{Stat, Time};
 use crate::store::walk::LOCKS;
-use crate::sys::{Errno, at, clock, creds};
+use crate::sys::{Errno, Result, at, clock, creds};
 
 /// The flags a user sets with chattr; the rest describe the file system's own layout.
 const FLAGS: u32 = 0x2083_c0ff;
@@ -119,6 +119,39 @@ impl fmt::Display for Lacks {
             f.write_str(lack.word())?;
         }
         Ok(())
+    }
+}
+
+/// What the replica's file system was seen to keep as it was told: some round times, and some give
+/// another owner or mode than was asked for, and call that success.
+#[derive(Debug, Default)]
+pub(in crate::mirror) struct Proven {
+    /// Types with modes, owners and groups.
+    modes: HashSet<(u32, u32, u32)>,
+    /// Times to the nanosecond.
+    times: bool,
+}
+
+impl Proven {
+    /// Whether nothing new would be learned from looking.
+    fn keeps(&self, want: &Stat) -> bool {
+        // Before 1970 and after 2038 some keep times that others cut.
+        let is_usual = (0..1 << 31).contains(&want.mtime.seconds);
+        let mode = (want.mode, want.uid, want.gid);
+        self.times && is_usual && self.modes.contains(&mode)
+    }
+
+    /// Learns from what became of one object whether the file system keeps such things.
+    fn has_kept(&mut self, want: &Stat, found: &Stat) -> bool {
+        let modes = [want, found].map(|stat| (stat.kind(), stat.permissions()));
+        let same_mode = want.kind() == FileType::Symlink || modes[0] == modes[1];
+        let same_owner = (want.uid, want.gid) == (found.uid, found.gid);
+        if !(same_mode && same_owner && want.mtime == found.mtime) {
+            return false;
+        }
+        self.modes.insert((want.mode, want.uid, want.gid));
+        self.times |= !want.mtime.nanos.is_multiple_of(100);
+        true
     }
 }
 
@@ -224,6 +257,45 @@ impl Attrs {
         {
             // A refusal is noticed, and named, when the flags are carried over.
             let _refused = at::set_flags(fd, have | NOCOW);
+        }
+    }
+
+    /// As [`Self::carry_over`], of an object that was made just now: what nothing is known to be in the
+    /// way of is set without looking first, and looked at afterwards only where that tells something
+    /// new of the replica's file system.
+    pub(in crate::mirror) fn carry_to_new(
+        &self,
+        fd: BorrowedFd<'_>,
+        proven: &mut Proven,
+        lack: &mut dyn FnMut(Lack, String),
+    ) -> std::result::Result<(), Trouble> {
+        let want = &self.stat;
+        let mut is_plain = || -> Result<bool> {
+            let own = self.flags.unwrap_or(0) & FLAGS;
+            if own != 0 || !self.xattrs.is_empty() || !at::xattr_names(fd)?.is_empty() {
+                return Ok(false);
+            }
+            if self.flags.is_some() && at::get_flags(fd)? & FLAGS != 0 {
+                return Ok(false);
+            }
+            at::chown(fd, Some(want.uid), Some(want.gid))?;
+            if want.kind() != FileType::Symlink {
+                at::chmod(fd, want.permissions())?;
+            }
+            let (last_access, last_modification) = (want.atime.into(), want.mtime.into());
+            at::utimens(
+                fd,
+                &Timestamps {
+                    last_access,
+                    last_modification,
+                },
+            )?;
+            Ok(proven.keeps(want) || proven.has_kept(want, &Stat::of(fd)?))
+        };
+        match is_plain() {
+            Ok(true) => Ok(()),
+            // What went wrong it finds again, and names.
+            Ok(false) | Err(_) => self.carry_over(fd, false, true, lack),
         }
     }
 

@@ -47,6 +47,16 @@ type Ranges = Vec<(u64, u64)>;
 
 /// What the file system calls data in `[from, size)`, or `None` where it cannot say.
 fn data_ranges(fd: BorrowedFd<'_>, from: u64, size: u64) -> Result<Option<Ranges>> {
+    if from >= size {
+        return Ok(Some(Vec::new()));
+    }
+    match rustix::fs::seek(fd, SeekFrom::Hole(from)) {
+        // All of it, as nearly always.
+        Ok(end) if end >= size => return Ok(Some(vec![(from, size)])),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+        // What is wrong the next call says; with nothing left behind `from` nothing is.
+        _ => {}
+    }
     let mut found = Vec::new();
     let mut at = from;
     while at < size {
@@ -111,14 +121,16 @@ fn read_once(
     rustix::io::pread(fd, buf, at)
 }
 
-/// Reads `[at, at + buf.len())` of a file as it is: zeros outside `data` and past its end.
+/// Reads `[at, at + buf.len())` of a file as it is: zeros outside `data` and past its end. Says
+/// whether it held all that was called data.
 fn fill(
     fd: BorrowedFd<'_>,
     data: &[(u64, u64)],
     at: u64,
     buf: &mut [u8],
     keeps_nothing: &mut bool,
-) -> Result<()> {
+) -> Result<bool> {
+    let mut is_whole = true;
     buf.fill(0);
     let limit = at + buf.len() as u64;
     let first = data.partition_point(|&(_, end)| end <= at);
@@ -127,14 +139,17 @@ fn fill(
         while from < to {
             let part = &mut buf[index(from - at)..index(to - at)];
             match read_once(fd, part, from, keeps_nothing) {
-                Ok(0) => break,
+                Ok(0) => {
+                    is_whole = false;
+                    break;
+                }
                 Ok(count) => from += count as u64,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
     }
-    Ok(())
+    Ok(is_whole)
 }
 
 fn index(offset: u64) -> usize {
@@ -185,6 +200,8 @@ pub(in crate::mirror) struct Content {
     can_punch: bool,
     /// Whether reads can leave the page cache as it is.
     keeps_nothing: [bool; 2],
+    /// Whether a file was copied in so few calls that it was one state of it, if it was there whole.
+    at_once: bool,
 }
 
 /// One of the two files: descriptor and size.
@@ -203,7 +220,14 @@ impl Content {
             can_range: true,
             can_punch: true,
             keeps_nothing: [true; 2],
+            at_once: false,
         }
+    }
+
+    /// Whether the file copied last was read in one go: then it need not be looked at again to see
+    /// that nobody wrote to it meanwhile.
+    pub(in crate::mirror) fn was_at_once(&self) -> bool {
+        self.at_once
     }
 
     /// Compares two files; with a `writer`, makes the replica's equal, block by block.
@@ -324,6 +348,7 @@ impl Content {
         replica: BorrowedFd<'_>,
         step: &mut dyn FnMut(u64) -> Result<()>,
     ) -> std::result::Result<(), Trouble> {
+        self.at_once = true;
         if primary.size == 0 {
             return Ok(());
         }
@@ -339,10 +364,13 @@ impl Content {
                 Err(_) => {}
             }
         }
-        // The size first: writes within it leave no preallocation behind, and the end may be a hole.
-        rustix::fs::ftruncate(replica, primary.size).on(Copy::Replica, "ftruncate")?;
         let data = data_ranges(primary.fd, 0, primary.size).on(Copy::Primary, "lseek")?;
         let data = data.unwrap_or_else(|| vec![(0, primary.size)]);
+        self.at_once = data == [(0, primary.size)] && primary.size <= CHUNK as u64;
+        if !self.at_once {
+            // The size first: writes within it leave no preallocation behind, and the end may be a hole.
+            rustix::fs::ftruncate(replica, primary.size).on(Copy::Replica, "ftruncate")?;
+        }
         for &(start, end) in &data {
             let mut at = start;
             while at < end {
@@ -367,7 +395,10 @@ impl Content {
             let len = index((end - at).min(RANGE));
             match rustix::fs::copy_file_range(primary, Some(&mut from), replica, Some(&mut to), len)
             {
-                Ok(count) if count > 0 => return Ok(count as u64),
+                Ok(count) if count > 0 => {
+                    self.at_once &= count == len;
+                    return Ok(count as u64);
+                }
                 Err(Errno::INTR) => return Ok(0),
                 // Which side failed cannot be told: let read and write say it.
                 Ok(_) | Err(Errno::IO) => {}
@@ -379,7 +410,8 @@ impl Content {
         }
         let len = index((end - at).min(CHUNK as u64));
         let buf = &mut self.primary[..len];
-        fill(primary, data, at, buf, &mut self.keeps_nothing[0]).on(Copy::Primary, "pread")?;
+        let whole = fill(primary, data, at, buf, &mut self.keeps_nothing[0]);
+        self.at_once &= whole.on(Copy::Primary, "pread")?;
         write_all(replica, buf, at).on(Copy::Replica, "pwrite")?;
         Ok(len as u64)
     }

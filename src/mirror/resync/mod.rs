@@ -5,35 +5,44 @@
 //! [`Summary`] or the first [`Failure`]. The primary is only ever read. Seeding is the repair of an
 //! empty tree. Making the result durable (`syncfs`), and saying "in-sync", is the caller's.
 //!
+//! Several workers walk both trees together ([`worker`]); what they find does not depend on which of
+//! them found it.
+//!
 //! Two rules keep a repair from reaching what is not ours: a replica inode that has other names is
 //! never changed in place but replaced (its other names may lie outside the tree, or be the
 //! primary's), and nothing is resolved but one name at a time ([`walk`]).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-use std::vec;
 
-use rustix::fs::{FileType, OFlags};
+use parking_lot::Mutex;
+use rustix::fs::FileType;
 
-use crate::mirror::attach::stamp;
 use crate::mirror::failure::{Copy, Failure, show_path};
-use crate::store::name::Name;
-use crate::store::stat::Stat;
-use crate::store::walk::{self, Descent};
-use crate::sys::{Errno, at};
+use crate::store::walk;
+use crate::sys::Errno;
 use attrs::Attrs;
 pub use attrs::{Lack, Lacks};
-use content::{Content, On, Trouble};
+use branch::{Branch, Opened, Pair};
+use content::{On, Trouble};
+use links::Links;
 pub use progress::Progress;
+use queue::Queue;
+use worker::Worker;
 
 pub(super) mod attrs;
+mod branch;
 pub(super) mod content;
+pub(super) mod links;
 pub(super) mod object;
 pub mod progress;
+mod queue;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 /// How to reconcile.
 #[derive(Clone, Debug)]
@@ -57,7 +66,14 @@ pub struct How {
     pub stop: Option<Arc<AtomicBool>>,
     /// Give up with `ETIME` then.
     pub until: Option<Instant>,
+    /// Bytes to compare or copy per second, at most.
+    pub bytes_per_second: Option<u64>,
+    /// Threads that walk, this one included.
+    pub workers: usize,
 }
+
+/// More would only wait for the disks.
+const WORKERS_MAX: usize = 8;
 
 impl Default for How {
     fn default() -> Self {
@@ -71,6 +87,9 @@ impl Default for How {
             live: false,
             stop: None,
             until: None,
+            bytes_per_second: None,
+            workers: std::thread::available_parallelism()
+                .map_or(1, |cpus| cpus.get().min(WORKERS_MAX)),
         }
     }
 }
@@ -176,7 +195,8 @@ pub struct Summary {
     pub lacks: Lacks,
 }
 
-/// Compares two trees by their roots and, if asked, makes the replica equal.
+/// Compares two trees by their roots and, if asked, makes the replica equal. `progress` is called on
+/// this thread.
 ///
 /// # Errors
 /// The first call that failed on either copy. After a failure in the middle of a repair the
@@ -187,450 +207,261 @@ pub fn reconcile(
     how: How,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Summary, Failure> {
-    let at_root = |copy| {
-        move |errno| Failure {
-            copy,
-            path: Vec::new(),
-            call: "openat2",
-            errno,
-        }
+    let at_root = |trouble: Trouble| Failure {
+        copy: trouble.copy,
+        path: Vec::new(),
+        call: trouble.call,
+        errno: trouble.errno,
     };
     let used = rustix::fs::fstatvfs(primary).map_or(0, |fs| {
         fs.f_blocks
             .saturating_sub(fs.f_bfree)
             .saturating_mul(fs.f_frsize)
     });
-    let mut engine = Engine {
-        how,
-        primary: Descent::new(primary).map_err(at_root(Copy::Primary))?,
-        replica: Descent::new(replica).map_err(at_root(Copy::Replica))?,
-        path: Vec::new(),
-        summary: Summary::default(),
-        links: object::Links::default(),
-        content: Content::new(),
-        seen: Progress {
-            bytes_max: used,
-            ..Progress::default()
-        },
-        progress,
+    let open = |dir, copy| walk::reopen(dir).on(copy, "openat2").map_err(at_root);
+    let roots = || -> Result<_, Failure> {
+        let (p, r) = (open(primary, Copy::Primary)?, open(replica, Copy::Replica)?);
+        Ok(Arc::new(Pair::new(p, r)))
     };
-    match engine.run() {
-        Ok(()) => Ok(engine.summary),
-        Err(trouble) => Err(Failure {
-            copy: trouble.copy,
-            path: engine.path,
-            call: trouble.call,
-            errno: trouble.errno,
-        }),
+    let root = roots()?;
+    let mut shared = Shared::new(how, &root, used);
+    shared.walk(&root, progress)?;
+    if shared.has_uneven.load(Ordering::Relaxed) {
+        // Which of two names is wrong depends on which was seen first.
+        let root = roots()?;
+        let mut again = Shared::new(shared.how.clone(), &root, used);
+        (again.workers, again.links_only) = (1, true);
+        std::mem::swap(&mut again.found, &mut shared.found);
+        again.walk(&root, &mut |_| ())?;
+        shared.found = again.found;
     }
+    Ok(shared.summary())
 }
 
 type Outcome<T> = Result<T, Trouble>;
 
-/// Where a name was listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Listed {
-    Primary,
-    Replica,
-    Both,
-}
-
-/// Whether a name is a directory both descents have just gone into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Down {
-    No,
-    Existing,
-    /// The replica's was made just now.
-    New,
-}
-
-/// One level of the walk.
+/// Something to do.
 #[derive(Debug)]
-struct Frame {
-    /// Names not visited yet.
-    names: vec::IntoIter<(Name, Listed)>,
-    /// Length of the parent's path.
-    parent_len: usize,
-    /// What the replica's directory must be like in the end.
-    want: Attrs,
-    /// Made by us: everything in it is new, and one difference was enough.
-    is_new: bool,
-    /// Its attributes differ, or we changed something in it: carry them over at the end.
-    mend: bool,
-    /// Made changeable.
-    unlocked: bool,
+enum Task {
+    /// Go into a directory, and look at its names.
+    Enter(Arc<Branch>),
+    /// Help with the names of a directory that somebody is in.
+    Names(Arc<Branch>),
 }
 
-struct Engine<'a> {
+/// What all who work on one reconciliation have in common.
+#[derive(Debug)]
+struct Shared {
     how: How,
-    primary: Descent,
-    replica: Descent,
-    /// The object being looked at, relative to the roots.
-    path: Vec<u8>,
-    summary: Summary,
-    links: object::Links,
-    content: Content,
-    seen: Progress,
-    progress: &'a mut dyn FnMut(&Progress),
+    workers: usize,
+    queue: Queue<Task>,
+    opened: Opened,
+    links: Links,
+    counts: Counts,
+    found: Mutex<Findings>,
+    /// Directories whose attributes would lock us out: done in the end.
+    late: Mutex<Vec<(Arc<Branch>, Attrs)>>,
+    /// The first one.
+    failure: Mutex<Option<Failure>>,
+    began: Instant,
+    bytes_max: u64,
+    /// Only which names are one inode is looked at.
+    links_only: bool,
+    /// Hard links differ, and were not reported.
+    has_uneven: AtomicBool,
 }
 
-impl Engine<'_> {
-    fn run(&mut self) -> Outcome<()> {
-        let mut frames = vec![self.enter(0, false)?];
-        while let Some(frame) = frames.last_mut() {
-            let Some((name, listed)) = frame.names.next() else {
-                self.leave(frame)?;
-                self.path.truncate(frame.parent_len);
-                frames.pop();
-                if !frames.is_empty() {
-                    self.climb()?;
-                }
-                continue;
-            };
-            self.check_stop()?;
-            let len = self.path.len();
-            if len > 0 {
-                self.path.push(b'/');
-            }
-            self.path.extend_from_slice(name.as_c_str().to_bytes());
-            let visited = self.visit(frame, &name, listed);
-            let visited = visited.or_else(|trouble| self.moving(trouble, Down::No));
-            let entered = match visited? {
-                Down::Existing => Some(self.enter(len, false)),
-                Down::New => Some(self.enter(len, true)),
-                Down::No => None,
-            };
-            match entered {
-                Some(Ok(frame)) => frames.push(frame),
-                Some(Err(trouble)) => {
-                    self.moving(trouble, ())?;
-                    self.climb()?;
-                    self.path.truncate(len);
-                }
-                None => self.path.truncate(len),
-            }
+impl Shared {
+    fn new(how: How, root: &Arc<Pair>, bytes_max: u64) -> Self {
+        Self {
+            workers: how.workers.max(1),
+            found: Mutex::new(Findings::new(how.kept_max)),
+            how,
+            queue: Queue::new(Task::Enter(Branch::root(root.clone()))),
+            opened: Opened::new(),
+            links: Links::default(),
+            counts: Counts::default(),
+            late: Mutex::default(),
+            failure: Mutex::default(),
+            began: Instant::now(),
+            bytes_max,
+            links_only: false,
+            has_uneven: AtomicBool::new(false),
         }
-        self.summary.bytes = self.seen.bytes;
+    }
+
+    /// Walks both trees from their roots to the end.
+    fn walk(&self, root: &Arc<Pair>, progress: &mut dyn FnMut(&Progress)) -> Result<(), Failure> {
+        let mut own = Worker::new(self, root, Some(progress));
+        std::thread::scope(|scope| {
+            for _ in 1..self.workers {
+                let work = || {
+                    let _over = GivesUp(&self.queue);
+                    Worker::new(self, root, None).run();
+                };
+                let builder = std::thread::Builder::new().name("resync".to_owned());
+                if builder.spawn_scoped(scope, work).is_err() {
+                    break; // the others do it
+                }
+            }
+            let _over = GivesUp(&self.queue);
+            own.run();
+        });
+        let failed = self.failure.lock().take();
+        failed.map_or(Ok(()), Err)?;
+        own.leave_late().map_err(|trouble| own.failure(&trouble))?;
         self.check_apart()
     }
 
-    /// In a live tree an object may be another one by the time it is opened: a difference, not a
-    /// failure.
-    fn moving<T>(&mut self, trouble: Trouble, then: T) -> Outcome<T> {
-        let gone = matches!(
-            trouble.errno,
-            Errno::NOENT
-                | Errno::STALE
-                | Errno::NOTDIR
-                | Errno::ISDIR
-                | Errno::LOOP
-                | Errno::NXIO
-                | Errno::BUSY
-                | Errno::NODATA
-                | Errno::RANGE
-        );
-        if !self.how.live || self.how.repair || !gone {
-            return Err(trouble);
+    /// No inode may have been found in both trees.
+    fn check_apart(&self) -> Result<(), Failure> {
+        let Some((path, own)) = self.links.shared() else {
+            return Ok(());
+        };
+        if !self.how.live {
+            let (copy, call) = (Copy::Replica, "link");
+            let errno = Errno::MLINK;
+            return Err(Failure {
+                copy,
+                path,
+                call,
+                errno,
+            });
         }
-        let errno = crate::mirror::failure::Named(trouble.errno);
-        let copy = trouble.copy;
-        self.report(Kind::Entry, None, || {
-            format!("changed on the {copy} while it was compared: {errno}")
+        // A number that was free again, most likely: it is looked at once more.
+        self.found.lock().report(Difference {
+            path,
+            kind: Kind::Entry,
+            offset: None,
+            detail: links::BOTH.to_owned(),
+            other: Some(own),
+            trail: Vec::new(),
         });
-        Ok(then)
-    }
-
-    /// Both descents go up again.
-    fn climb(&mut self) -> Outcome<()> {
-        self.primary.pop().on(Copy::Primary, "openat")?;
-        self.replica.pop().on(Copy::Replica, "openat")
-    }
-
-    fn check_stop(&self) -> Outcome<()> {
-        self.how.goes_on().on(Copy::Primary, "walk")
-    }
-
-    /// Begins with the directory both descents are in.
-    fn enter(&mut self, parent_len: usize, is_new: bool) -> Outcome<Frame> {
-        let is_root = self.replica.depth() == 0;
-        let want = Attrs::read(self.primary.top(), Copy::Primary, is_root)?;
-        let mut mend = is_new;
-        if !is_new {
-            let have = Attrs::read(self.replica.top(), Copy::Replica, is_root)?;
-            mend = self.report_attrs(&want, &have);
-        }
-        let in_primary = walk::names(self.primary.top()).on(Copy::Primary, "getdents64")?;
-        let in_replica = if is_new {
-            Vec::new()
-        } else {
-            walk::names(self.replica.top()).on(Copy::Replica, "getdents64")?
-        };
-        let mut names = merged(in_primary, in_replica);
-        if is_root {
-            names.retain(|(name, _)| !stamp::is_ours(name));
-        }
-        // What goes makes room for what comes: a replica may have failed because it was full.
-        names.sort_by_key(|&(_, listed)| listed != Listed::Replica);
-        Ok(Frame {
-            names: names.into_iter(),
-            parent_len,
-            want,
-            is_new,
-            mend,
-            unlocked: false,
-        })
-    }
-
-    /// All names of a directory are done: now its own attributes, its times above all.
-    fn leave(&mut self, frame: &Frame) -> Outcome<()> {
-        if self.how.repair && frame.mend {
-            self.carry_over(&frame.want, None, frame.is_new)?;
-        }
         Ok(())
     }
 
-    /// One name of the present directories.
-    fn visit(&mut self, frame: &mut Frame, name: &Name, listed: Listed) -> Outcome<Down> {
-        let primary = match listed {
-            Listed::Replica => None,
-            _ => self.stat(Copy::Primary, name)?,
-        };
-        let mut replica = match listed {
-            Listed::Primary => None,
-            _ => self.stat(Copy::Replica, name)?,
-        };
-        let Some(primary) = primary else {
-            if replica.is_some() {
-                self.report(Kind::Entry, None, || "on replica only".to_owned());
-                if self.how.repair {
-                    self.remove(frame, name)?;
-                }
-            }
-            return Ok(Down::No);
-        };
-        self.summary.entries += 1;
-        self.seen.entries += 1;
-        if primary.kind() == FileType::RegularFile {
-            self.summary.files += 1;
-            self.seen.files += 1;
-        }
-        (self.progress)(&self.seen);
-        let mut reported = frame.is_new;
-        if let Some(other) = replica
-            && other.kind() != primary.kind()
-        {
-            let (p, r) = (word(primary.kind()), word(other.kind()));
-            self.report(Kind::Entry, None, || {
-                format!("{p} on primary, {r} on replica")
-            });
-            if !self.how.repair {
-                return Ok(Down::No);
-            }
-            self.remove(frame, name)?;
-            reported = true;
-            replica = None;
-        }
-        match replica {
-            None => {
-                // Files and directories are never among what a mirror may do without.
-                let special =
-                    !matches!(primary.kind(), FileType::RegularFile | FileType::Directory);
-                let lost = special && self.how.ignore.contains(Lack::Entry) && !self.how.repair;
-                if !reported && !lost {
-                    self.report(Kind::Entry, None, || "on primary only".to_owned());
-                }
-                if !self.how.repair {
-                    return Ok(Down::No);
-                }
-                self.unlock(frame)?;
-                self.create(name, &primary)
-            }
-            Some(_) if primary.is_dir() => self.descend(frame, name),
-            Some(replica) => self.compare_object(frame, name, &primary, &replica),
+    /// Ends the work of all.
+    fn fail(&self, failure: Failure) {
+        self.failure.lock().get_or_insert(failure);
+        self.queue.give_up();
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            entries: self.counts.entries.get(),
+            files: self.counts.files.get(),
+            bytes: self.counts.bytes.get(),
+            bytes_max: self.bytes_max,
         }
     }
 
-    fn stat(&self, copy: Copy, name: &Name) -> Outcome<Option<Stat>> {
-        let dir = match copy {
-            Copy::Primary => self.primary.top(),
-            Copy::Replica => self.replica.top(),
-        };
-        match Stat::of_name(dir, name.as_c_str()) {
-            // Gone since it was listed.
-            Err(Errno::NOENT) => Ok(None),
-            found => found.map(Some).on(copy, "statx"),
+    fn summary(&self) -> Summary {
+        let counts = &self.counts;
+        let found = std::mem::take(&mut *self.found.lock());
+        Summary {
+            entries: counts.entries.get(),
+            files: counts.files.get(),
+            bytes: counts.bytes.get(),
+            bytes_repaired: counts.bytes_repaired.get(),
+            created: counts.created.get(),
+            removed: counts.removed.get(),
+            repaired: counts.repaired.get(),
+            differences_total: found.differences_total,
+            differences: found.differences.into_values().collect(),
+            losses_total: found.losses_total,
+            losses: found.losses.into_values().collect(),
+            lacks: found.lacks,
         }
-    }
-
-    /// Both have this directory: go down, unless something is mounted there and that is allowed.
-    fn descend(&mut self, frame: &mut Frame, name: &Name) -> Outcome<Down> {
-        let name = name.as_c_str();
-        let below = match walk::open_dir(self.primary.top(), name) {
-            Err(Errno::XDEV) if self.how.one_file_system => return Ok(Down::No),
-            opened => opened.on(Copy::Primary, "openat2")?,
-        };
-        let other = match walk::open_dir(self.replica.top(), name) {
-            Err(Errno::ACCESS) if self.how.repair => {
-                let held = walk::open(self.replica.top(), name, OFlags::PATH, 0)
-                    .on(Copy::Replica, "openat2")?;
-                at::chmod(held.as_fd(), 0o700).on(Copy::Replica, "fchmodat2")?;
-                frame.mend = true;
-                walk::open_dir(self.replica.top(), name).on(Copy::Replica, "openat2")?
-            }
-            opened => opened.on(Copy::Replica, "openat2")?,
-        };
-        self.push(below, other)?;
-        Ok(Down::Existing)
-    }
-
-    fn push(&mut self, primary: OwnedFd, replica: OwnedFd) -> Outcome<()> {
-        self.primary.push(primary).on(Copy::Primary, "statx")?;
-        let pushed = self.replica.push(replica).on(Copy::Replica, "statx");
-        if pushed.is_err() {
-            // Both or neither: the walk goes on when the trees are live.
-            self.primary.pop().on(Copy::Primary, "openat")?;
-        }
-        pushed
-    }
-
-    /// Before the first change in the replica's present directory.
-    fn unlock(&mut self, frame: &mut Frame) -> Outcome<()> {
-        if !frame.unlocked {
-            walk::unlock(self.replica.top()).on(Copy::Replica, "unlock")?;
-            frame.unlocked = true;
-        }
-        frame.mend = true;
-        Ok(())
-    }
-
-    /// Removes a name, and everything below it, from the replica.
-    fn remove(&mut self, frame: &mut Frame, name: &Name) -> Outcome<()> {
-        self.unlock(frame)?;
-        let removed = &mut self.summary.removed;
-        let limit = self.how.deletions_max.unwrap_or(u64::MAX);
-        walk::remove(self.replica.top(), name, &mut || {
-            *removed += 1;
-            *removed <= limit
-        })
-        .on(Copy::Replica, "unlinkat")
-    }
-
-    /// Reports how the attributes differ; true when they do.
-    fn report_attrs(&mut self, want: &Attrs, have: &Attrs) -> bool {
-        // A repair tries again what could not be held before; the disk may be a better one.
-        let ignore = if self.how.repair {
-            Lacks::default()
-        } else {
-            self.how.ignore
-        };
-        let found = want.differences(have, ignore);
-        let any = !found.is_empty();
-        for detail in found {
-            self.report(Kind::Metadata, None, || detail);
-        }
-        any
-    }
-
-    fn report(&mut self, kind: Kind, offset: Option<u64>, detail: impl FnOnce() -> String) {
-        self.summary.differences_total += 1;
-        if self.summary.differences.len() < self.how.kept_max {
-            let trail = if self.how.live {
-                self.trail()
-            } else {
-                Vec::new()
-            };
-            self.summary.differences.push(Difference {
-                path: self.path.clone(),
-                kind,
-                offset,
-                detail: detail(),
-                other: None,
-                trail,
-            });
-        }
-    }
-
-    /// Reports what two names have to do with each other.
-    fn report_link(&mut self, (detail, other): (String, Vec<u8>)) {
-        self.report(Kind::Entry, None, || detail);
-        if let Some(last) = self.summary.differences.last_mut()
-            && last.path == self.path
-        {
-            last.other = Some(other);
-        }
-    }
-
-    /// The inode numbers that lead to the object we look at.
-    fn trail(&self) -> Vec<u64> {
-        use std::os::unix::ffi::OsStrExt as _;
-        let mut trail: Vec<_> = self.primary.trail().collect();
-        let mut parts = self.path.split(|&byte| byte == b'/');
-        if trail.len() < parts.clone().count()
-            && let Some(last) = parts.next_back()
-            && let Ok(name) = Name::new(std::ffi::OsStr::from_bytes(last))
-            && let Ok(stat) = Stat::of_name(self.primary.top(), name.as_c_str())
-        {
-            trail.push(stat.ident.ino);
-        }
-        trail
-    }
-
-    fn lose(&mut self, lack: Lack, detail: String) {
-        let (path, kept_max) = (self.path.clone(), self.how.kept_max);
-        lose(&mut self.summary, kept_max, path, lack, detail);
-    }
-
-    /// Carries attributes over to `fd`, or to the replica's present directory.
-    fn carry_over(
-        &mut self,
-        want: &Attrs,
-        fd: Option<BorrowedFd<'_>>,
-        is_new: bool,
-    ) -> Outcome<()> {
-        let is_root = fd.is_none() && self.replica.depth() == 0;
-        if !is_new {
-            self.summary.repaired += 1;
-        }
-        let (summary, path, kept_max) = (&mut self.summary, &self.path, self.how.kept_max);
-        let fd = fd.unwrap_or_else(|| self.replica.top());
-        want.carry_over(fd, is_root, is_new, &mut |lack, detail| {
-            lose(summary, kept_max, path.clone(), lack, detail);
-        })
     }
 }
 
-fn lose(summary: &mut Summary, kept_max: usize, path: Vec<u8>, lack: Lack, detail: String) {
-    summary.losses_total += 1;
-    summary.lacks.insert(lack);
-    if summary.losses.len() < kept_max {
-        summary.losses.push(Loss { path, lack, detail });
+/// Whoever panics keeps nobody waiting.
+struct GivesUp<'a>(&'a Queue<Task>);
+
+impl Drop for GivesUp<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
     }
 }
 
-/// Two sorted lists as one.
-fn merged(primary: Vec<Name>, replica: Vec<Name>) -> Vec<(Name, Listed)> {
-    let mut names = Vec::with_capacity(primary.len().max(replica.len()));
-    let (mut p, mut r) = (
-        primary.into_iter().peekable(),
-        replica.into_iter().peekable(),
-    );
-    loop {
-        let listed = match (p.peek(), r.peek()) {
-            (Some(a), Some(b)) if a == b => Listed::Both,
-            (Some(a), Some(b)) if a > b => Listed::Replica,
-            (Some(_), _) => Listed::Primary,
-            (None, Some(_)) => Listed::Replica,
-            (None, None) => return names,
+/// A number that several threads count up.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    /// Returns what it was before.
+    fn add(&self, more: u64) -> u64 {
+        self.0.fetch_add(more, Ordering::Relaxed)
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    entries: Count,
+    files: Count,
+    bytes: Count,
+    bytes_repaired: Count,
+    created: Count,
+    removed: Count,
+    repaired: Count,
+}
+
+/// Where in a list something belongs: its path, a directory before what is in it; among what is said of
+/// one path what it is about, and then which came first.
+type Order = (Vec<u8>, u8, u64);
+
+/// What was found, the same whoever found it first.
+#[derive(Debug, Default)]
+struct Findings {
+    kept_max: usize,
+    differences: BTreeMap<Order, Difference>,
+    differences_total: u64,
+    losses: BTreeMap<Order, Loss>,
+    losses_total: u64,
+    lacks: Lacks,
+}
+
+impl Findings {
+    fn new(kept_max: usize) -> Self {
+        Self {
+            kept_max,
+            ..Self::default()
+        }
+    }
+
+    fn order(path: &[u8], rank: u8, count: u64) -> Order {
+        let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+        (path.iter().map(key).collect(), rank, count)
+    }
+
+    fn report(&mut self, found: Difference) {
+        let rank = match found.kind {
+            Kind::Entry => 0,
+            Kind::Metadata => 1,
+            Kind::Data => 2,
         };
-        let name = match listed {
-            Listed::Replica => r.next(),
-            Listed::Primary => p.next(),
-            Listed::Both => {
-                r.next();
-                p.next()
-            }
-        };
-        names.extend(name.map(|name| (name, listed)));
+        let order = Self::order(&found.path, rank, self.differences_total);
+        self.differences_total += 1;
+        self.differences.insert(order, found);
+        if self.differences.len() > self.kept_max {
+            self.differences.pop_last();
+        }
+    }
+
+    fn lose(&mut self, path: Vec<u8>, lack: Lack, detail: String) {
+        let order = Self::order(&path, lack as u8, self.losses_total);
+        self.losses_total += 1;
+        self.lacks.insert(lack);
+        self.losses.insert(order, Loss { path, lack, detail });
+        if self.losses.len() > self.kept_max {
+            self.losses.pop_last();
+        }
     }
 }
 

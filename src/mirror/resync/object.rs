@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
-//! One name of a reconciliation: an object made anew, or compared and repaired; and hard links.
+//! One name of a reconciliation: an object made anew, or compared and repaired.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::{Down, Engine, Frame, Kind, Lack, Outcome};
+use super::content::Found;
+use super::links::First;
+use super::worker::Worker;
+use super::{Kind, Lack, Outcome};
 use crate::mirror::failure::{Copy, Named};
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{File, On, Writer};
@@ -19,82 +21,15 @@ use crate::sys::{Errno, Result, at};
 /// How often a file that changes while it is copied is copied again.
 const ATTEMPTS: u32 = 4;
 
-/// What is wrong where a copy is none.
-pub(in crate::mirror) const BOTH: &str = "one inode in both copies";
-
-/// Which names are one inode, on either side. Only inodes with several names are remembered.
-#[derive(Debug, Default)]
-pub(super) struct Links {
-    /// Primary inode to where the replica has its twin.
-    first: HashMap<Ident, First>,
-    /// Replica inode to the primary inode it is the twin of, and a name of that.
-    owner: HashMap<Ident, (Ident, Box<[u8]>)>,
-}
-
-#[derive(Debug)]
-struct First {
-    replica: Ident,
-    path: Box<[u8]>,
-}
-
-impl Links {
-    /// How the pair is wrong, in words, and the other name concerned, or `None` once it is noted as
-    /// right.
-    fn check(&mut self, primary: &Stat, replica: &Stat, path: &[u8]) -> Option<(String, Vec<u8>)> {
-        let (p, r) = (primary.ident, replica.ident);
-        if replica.nlink > 1 && p == r {
-            return Some((BOTH.to_owned(), path.to_vec()));
-        }
-        if replica.nlink > 1
-            && let Some(own) = self.first.get(&r)
-        {
-            return Some((BOTH.to_owned(), own.path.to_vec()));
-        }
-        if let Some(first) = self.first.get(&p) {
-            let of = super::super::failure::show_path(&first.path);
-            let wrong = || {
-                (
-                    format!("hard link of {of} on primary only"),
-                    first.path.to_vec(),
-                )
-            };
-            return (first.replica != r).then(wrong);
-        }
-        if let Some((owner, of)) = self.owner.get(&r)
-            && *owner != p
-        {
-            return Some(("hard link on replica only".to_owned(), of.to_vec()));
-        }
-        self.note(primary, replica, path);
-        None
-    }
-
-    /// Forgets that the replica's object at `path` is the twin of `primary`.
-    fn forget(&mut self, primary: &Stat, path: &[u8]) {
-        if let Some(first) = self.first.get(&primary.ident)
-            && *first.path == *path
-        {
-            self.owner.remove(&first.replica);
-            self.first.remove(&primary.ident);
-        }
-    }
-
-    fn note(&mut self, primary: &Stat, replica: &Stat, path: &[u8]) {
-        if primary.nlink > 1 {
-            let (replica, path) = (replica.ident, path.into());
-            self.first
-                .entry(primary.ident)
-                .or_insert(First { replica, path });
-        }
-        if replica.nlink > 1 {
-            let owner = (primary.ident, path.into());
-            self.owner.insert(replica.ident, owner);
-        }
-    }
+/// What came of opening an object for a comparison.
+enum Opened {
+    Held(OwnedFd),
+    /// It cannot be read, and is replaced.
+    Replace,
 }
 
 /// Opens what is compared: files for reading, everything else only as a place.
-fn open(dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<OwnedFd> {
+pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<OwnedFd> {
     if kind == FileType::RegularFile {
         // Neither a fifo nor a terminal that took the name meanwhile can hold us up.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -151,148 +86,113 @@ pub(in crate::mirror) fn cannot_hold(errno: Errno) -> bool {
     )
 }
 
-impl Engine<'_> {
-    /// No inode may have been found in both trees.
-    pub(super) fn check_apart(&mut self) -> Outcome<()> {
-        let shared = |first: &&First| self.links.first.contains_key(&first.replica);
-        if let Some(first) = self.links.first.values().find(shared) {
-            let own = self.links.first.get(&first.replica);
-            let own = own.map_or_else(Vec::new, |own| own.path.to_vec());
-            self.path = first.path.to_vec();
-            if self.how.live {
-                // A number that was free again, most likely: it is looked at once more.
-                self.report_link((BOTH.to_owned(), own));
+impl Worker<'_> {
+    /// Makes `name` on the replica, where nothing has that name now, from what is open.
+    pub(super) fn create(
+        &mut self,
+        name: &Name,
+        kind: FileType,
+        source: BorrowedFd<'_>,
+    ) -> Outcome<()> {
+        let want = read(source, Copy::Primary, kind)?;
+        let shared = self.shared;
+        let _alone = shared.links.hold(&want.stat);
+        self.create_from(name, source, want)
+    }
+
+    /// The same, of what nobody else looks at.
+    fn create_from(&mut self, name: &Name, source: BorrowedFd<'_>, want: Attrs) -> Outcome<()> {
+        let (pair, c_name, kind) = (self.pair.clone(), name.as_c_str(), want.stat.kind());
+        if want.stat.nlink > 1
+            && let Some(first) = self.shared.links.first(want.stat.ident)
+            && self.link(name, &first)?
+        {
+            return Ok(());
+        }
+        let special = match kind {
+            FileType::RegularFile => None,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(source, c"", Vec::new())
+                    .on(Copy::Primary, "readlinkat")?;
+                let made = rustix::fs::symlinkat(&*target, pair.replica(), c_name);
+                Some((made, "symlinkat"))
+            }
+            kind => {
+                let mode = Mode::RUSR | Mode::WUSR;
+                let made = rustix::fs::mknodat(pair.replica(), c_name, kind, mode, want.stat.rdev);
+                Some((made, "mknodat"))
+            }
+        };
+        let (fd, want) = match special {
+            None => self.create_file(name, source, want)?,
+            Some((Err(errno), call)) if cannot_hold(errno) => {
+                self.lose(Lack::Entry, format!("{call}: {}", Named(errno)));
                 return Ok(());
             }
-            return Err(Errno::MLINK).on(Copy::Replica, "link");
+            Some((made, call)) => {
+                made.on(Copy::Replica, call)?;
+                (open_as(pair.replica(), c_name, kind, Copy::Replica)?, want)
+            }
+        };
+        self.shared.counts.created.add(1);
+        self.carry_over(&want, Some(fd.as_fd()), true)?;
+        if want.stat.nlink > 1 {
+            let twin = Stat::of(fd.as_fd()).on(Copy::Replica, "statx")?;
+            let spot = self.spot(name);
+            self.shared.links.note(&want.stat, &twin, &spot);
         }
         Ok(())
     }
 
-    /// Makes `name` on the replica, where nothing has that name now.
-    pub(super) fn create(&mut self, name: &Name, primary: &Stat) -> Outcome<Down> {
-        if primary.is_dir() {
-            return self.create_dir(name);
-        }
-        if self.links.first.contains_key(&primary.ident) && self.link(name, primary)? {
-            return Ok(Down::No);
-        }
-        let c_name = name.as_c_str();
-        let source = open_as(self.primary.top(), c_name, primary.kind(), Copy::Primary)?;
-        let made = match primary.kind() {
-            FileType::RegularFile => Some(self.create_file(name, source.as_fd())?),
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&source, c"", Vec::new())
-                    .on(Copy::Primary, "readlinkat")?;
-                rustix::fs::symlinkat(&*target, self.replica.top(), c_name)
-                    .map(|()| None)
-                    .or_else(|errno| self.or_lose(errno, "symlinkat"))?
-            }
-            kind => rustix::fs::mknodat(
-                self.replica.top(),
-                c_name,
-                kind,
-                Mode::RUSR | Mode::WUSR,
-                primary.rdev,
-            )
-            .map(|()| None)
-            .or_else(|errno| self.or_lose(errno, "mknodat"))?,
-        };
-        if matches!(made, Some(Made::Lost)) {
-            return Ok(Down::No);
-        }
-        self.summary.created += 1;
-        let (fd, want) = match made {
-            Some(Made::File(fd, want)) => (fd, *want),
-            _ => {
-                let want = Attrs::read(source.as_fd(), Copy::Primary, false)?;
-                (
-                    open_as(self.replica.top(), c_name, primary.kind(), Copy::Replica)?,
-                    want,
-                )
-            }
-        };
-        self.carry_over(&want, Some(fd.as_fd()), true)?;
-        if want.stat.nlink > 1 {
-            let twin = Stat::of(fd.as_fd()).on(Copy::Replica, "statx")?;
-            self.links.note(&want.stat, &twin, &self.path);
-        }
-        Ok(Down::No)
-    }
-
-    /// Turns an errno that means "cannot be held here" into a loss.
-    fn or_lose(&mut self, errno: Errno, call: &'static str) -> Outcome<Option<Made>> {
-        if !cannot_hold(errno) {
-            return Err(errno).on(Copy::Replica, call);
-        }
-        self.lose(Lack::Entry, format!("{call}: {}", Named(errno)));
-        Ok(Some(Made::Lost))
-    }
-
-    fn create_dir(&mut self, name: &Name) -> Outcome<Down> {
-        let source = match walk::open_dir(self.primary.top(), name.as_c_str()) {
-            Err(Errno::XDEV) if self.how.one_file_system => None,
-            opened => Some(opened.on(Copy::Primary, "openat2")?),
-        };
-        rustix::fs::mkdirat(self.replica.top(), name.as_c_str(), Mode::RWXU)
-            .on(Copy::Replica, "mkdirat")?;
-        self.summary.created += 1;
-        let Some(source) = source else {
-            return Ok(Down::No);
-        };
-        let made =
-            walk::open_dir(self.replica.top(), name.as_c_str()).on(Copy::Replica, "openat2")?;
-        self.push(source, made)?;
-        Ok(Down::New)
-    }
-
-    fn create_file(&mut self, name: &Name, source: BorrowedFd<'_>) -> Outcome<Made> {
+    /// Copies a file that is what `want` says, unless somebody is writing to it.
+    fn create_file(
+        &mut self,
+        name: &Name,
+        source: BorrowedFd<'_>,
+        mut want: Attrs,
+    ) -> Outcome<(OwnedFd, Attrs)> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let fd = walk::open(self.replica.top(), name.as_c_str(), flags, 0o600)
+        let fd = walk::open(self.pair.replica(), name.as_c_str(), flags, 0o600)
             .on(Copy::Replica, "openat2")?;
         for attempt in 0..ATTEMPTS {
-            let want = Attrs::read(source, Copy::Primary, false)?;
             if attempt == 0 {
                 want.prepare(fd.as_fd());
             } else {
+                want = Attrs::read(source, Copy::Primary, false)?;
                 rustix::fs::ftruncate(&fd, 0).on(Copy::Replica, "ftruncate")?;
             }
             let file = File {
                 fd: source,
                 size: want.stat.size,
             };
-            let (seen, progress) = (&mut self.seen, &mut *self.progress);
-            self.content
-                .copy(file, fd.as_fd(), &mut step(seen, progress, &self.how))?;
-            let now = Stat::of(source).on(Copy::Primary, "statx")?;
-            if same_version(&now, &want.stat) {
-                return Ok(Made::File(fd, Box::new(want)));
+            let meter = &mut self.meter;
+            let mut step = |bytes| meter.step(bytes);
+            self.content.copy(file, fd.as_fd(), &mut step)?;
+            if self.content.was_at_once() || is_still(source, &want)? {
+                return Ok((fd, want));
             }
         }
         Err(Errno::BUSY).on(Copy::Primary, "copy")
     }
 
     /// Makes `name` another name of the replica's twin; false when it has to be a copy after all.
-    fn link(&mut self, name: &Name, primary: &Stat) -> Outcome<bool> {
-        let Some(first) = self.links.first.get(&primary.ident) else {
-            return Ok(false);
-        };
-        let (dir, old) =
-            walk::open_parent(self.replica.root(), &first.path).on(Copy::Replica, "openat2")?;
-        let (old, c_name, top) = (old.as_c_str(), name.as_c_str(), self.replica.top());
-        let found = Stat::of_name(dir.as_fd(), old).on(Copy::Replica, "statx")?;
+    fn link(&mut self, name: &Name, first: &First) -> Outcome<bool> {
+        let there = self.shared.opened.pair(&first.spot.dir)?;
+        let (dir, top) = (there.replica(), self.pair.replica());
+        let (old, c_name) = (first.spot.name.as_c_str(), name.as_c_str());
+        let found = Stat::of_name(dir, old).on(Copy::Replica, "statx")?;
         if found.ident != first.replica {
             return Err(Errno::STALE).on(Copy::Replica, "linkat");
         }
-        let mut linked = rustix::fs::linkat(&dir, old, top, c_name, AtFlags::empty());
+        let mut linked = rustix::fs::linkat(dir, old, top, c_name, AtFlags::empty());
         if linked == Err(Errno::PERM) && found.kind() == FileType::RegularFile {
             // An immutable or append-only file takes no new name: lift that for a moment.
-            let held = open(dir.as_fd(), old, found.kind()).on(Copy::Replica, "openat2")?;
+            let held = open(dir, old, found.kind()).on(Copy::Replica, "openat2")?;
             if let Ok(flags) = at::get_flags(held.as_fd())
                 && flags & walk::LOCKS != 0
             {
                 at::set_flags(held.as_fd(), flags & !walk::LOCKS).on(Copy::Replica, "ioctl")?;
-                linked = rustix::fs::linkat(&dir, old, top, c_name, AtFlags::empty());
+                linked = rustix::fs::linkat(dir, old, top, c_name, AtFlags::empty());
                 at::set_flags(held.as_fd(), flags).on(Copy::Replica, "ioctl")?;
             }
         }
@@ -303,110 +203,65 @@ impl Engine<'_> {
             }
             done => {
                 done.on(Copy::Replica, "linkat")?;
-                self.summary.created += 1;
+                self.shared.counts.created.add(1);
                 Ok(true)
             }
         }
     }
 
     /// Takes a name away to put another object in its place.
-    fn replace(&mut self, frame: &mut Frame, name: &Name, primary: &Stat) -> Outcome<Down> {
-        self.unlock(frame)?;
-        walk::remove(self.replica.top(), name, &mut || true).on(Copy::Replica, "unlinkat")?;
-        self.links.forget(primary, &self.path);
-        self.create(name, primary)
+    fn replace(&mut self, name: &Name, source: BorrowedFd<'_>, want: Attrs) -> Outcome<()> {
+        self.unlock()?;
+        walk::remove(self.pair.replica(), name, &mut || true).on(Copy::Replica, "unlinkat")?;
+        let spot = self.spot(name);
+        self.shared.links.forget(&want.stat, &spot);
+        self.create_from(name, source, want)
     }
 
     /// Compares two objects of one type that are no directories, and repairs the replica's.
     pub(super) fn compare_object(
         &mut self,
-        frame: &mut Frame,
         name: &Name,
-        primary: &Stat,
-        replica: &Stat,
-    ) -> Outcome<Down> {
-        let repair = self.how.repair;
-        if let Some(wrong) = self.links.check(primary, replica, &self.path)
-            && (repair || !self.how.ignore.contains(Lack::Links))
+        kind: FileType,
+        source: BorrowedFd<'_>,
+    ) -> Outcome<()> {
+        let (repair, shared) = (self.shared.how.repair, self.shared);
+        let mut want = read(source, Copy::Primary, kind)?;
+        let _alone = shared.links.hold(&want.stat);
+        let held = match self.open_replica(name, kind)? {
+            Opened::Held(held) => held,
+            Opened::Replace => return self.replace(name, source, want),
+        };
+        let mut have = read(held.as_fd(), Copy::Replica, kind)?;
+        if let Some(wrong) = shared.links.check(&want.stat, &have.stat, &self.spot(name))
+            && (repair || !shared.how.ignore.contains(Lack::Links))
         {
             self.report_link(wrong);
             if repair {
-                return self.replace(frame, name, primary);
+                return self.replace(name, source, want);
             }
         }
-        let (kind, c_name) = (primary.kind(), name.as_c_str());
-        let source = open_as(self.primary.top(), c_name, kind, Copy::Primary)?;
-        let held = match open(self.replica.top(), c_name, kind) {
-            Err(Errno::ACCESS) if repair && replica.nlink > 1 => {
-                self.report(Kind::Metadata, None, || {
-                    "cannot be read on replica".to_owned()
-                });
-                return self.replace(frame, name, primary);
+        if shared.links_only {
+            return Ok(());
+        }
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                want = Attrs::read(source, Copy::Primary, false)?;
+                have = Attrs::read(held.as_fd(), Copy::Replica, false)?;
             }
-            Err(Errno::ACCESS) if repair => {
-                let place = walk::open(self.replica.top(), c_name, OFlags::PATH, 0)
-                    .on(Copy::Replica, "openat2")?;
-                at::chmod(place.as_fd(), 0o600).on(Copy::Replica, "fchmodat2")?;
-                open_as(self.replica.top(), c_name, kind, Copy::Replica)?
-            }
-            _ => open_as(self.replica.top(), c_name, kind, Copy::Replica)?,
-        };
-        let alone = replica.nlink == 1;
-        for _ in 0..ATTEMPTS {
-            let want = Attrs::read(source.as_fd(), Copy::Primary, false)?;
-            let have = Attrs::read(held.as_fd(), Copy::Replica, false)?;
+            let alone = have.stat.nlink == 1;
             let mut differs = self.report_attrs(&want, &have);
             let other = match kind {
                 FileType::RegularFile => {
-                    let rewriter = Rewriter {
-                        dir: self.replica.top(),
-                        name,
-                        held: held.as_fd(),
-                        ident: have.stat.ident,
-                    };
-                    let quick = self.how.quick
-                        && ((want.stat.size, want.stat.mtime) == (have.stat.size, have.stat.mtime)
-                            || !repair);
-                    let found = if quick {
-                        Default::default()
-                    } else {
-                        let (seen, progress) = (&mut self.seen, &mut *self.progress);
-                        let mut rewriter = (repair && alone).then_some(rewriter);
-                        self.content.compare(
-                            File {
-                                fd: source.as_fd(),
-                                size: want.stat.size,
-                            },
-                            File {
-                                fd: held.as_fd(),
-                                size: have.stat.size,
-                            },
-                            rewriter.as_mut().map(|writer| writer as &mut dyn Writer),
-                            &mut step(seen, progress, &self.how),
-                        )?
-                    };
-                    self.summary.bytes_repaired += found.written;
-                    let (p, r) = (want.stat.size, have.stat.size);
-                    if p != r {
-                        let detail = || format!("size {p} on primary, {r} on replica");
-                        self.report(Kind::Data, None, detail);
-                        differs = true;
-                    } else if let Some(first) = found.first {
-                        let bytes = crate::mirror::resync::progress::size(found.differing);
-                        let detail = || format!("{bytes} differ at {first}");
-                        self.report(Kind::Data, Some(first), detail);
-                        differs = true;
-                    } else if found.holes {
-                        self.report(Kind::Data, None, || "holes differ".to_owned());
-                        differs = true;
-                    }
+                    let files = [(source, &want), (held.as_fd(), &have)];
+                    differs |= self.compare_content(name, files, alone)?;
                     false
                 }
                 FileType::Symlink => {
                     let read = |fd, copy| {
                         rustix::fs::readlinkat(fd, c"", Vec::new()).on(copy, "readlinkat")
                     };
-                    read(source.as_fd(), Copy::Primary)? != read(held.as_fd(), Copy::Replica)?
+                    read(source, Copy::Primary)? != read(held.as_fd(), Copy::Replica)?
                 }
                 _ => want.stat.rdev != have.stat.rdev,
             };
@@ -416,38 +271,99 @@ impl Engine<'_> {
                 });
             }
             if repair && (other || (differs && !alone)) {
-                return self.replace(frame, name, &want.stat);
+                return self.replace(name, source, want);
             }
-            let now = Stat::of(source.as_fd()).on(Copy::Primary, "statx")?;
-            // Of live files what differs has been noted; what was equal when it was read is equal.
-            if !same_version(&now, &want.stat) && !self.how.live {
-                continue;
+            // What is equal was equal when it was read. Of live files what differs has been noted.
+            if !differs || shared.how.live {
+                return Ok(());
             }
-            if repair && differs {
-                self.carry_over(&want, Some(held.as_fd()), false)?;
+            if is_still(source, &want)? {
+                if repair {
+                    self.carry_over(&want, Some(held.as_fd()), false)?;
+                }
+                return Ok(());
             }
-            return Ok(Down::No);
         }
         Err(Errno::BUSY).on(Copy::Primary, "copy")
     }
-}
 
-/// What became of a new object.
-enum Made {
-    /// The replica cannot hold it.
-    Lost,
-    File(OwnedFd, Box<Attrs>),
-}
-
-/// Counts bytes, shows progress and hears a stop.
-fn step<'s>(
-    seen: &'s mut super::Progress,
-    progress: &'s mut dyn FnMut(&super::Progress),
-    how: &'s super::How,
-) -> impl FnMut(u64) -> Result<()> + 's {
-    move |bytes| {
-        seen.bytes += bytes;
-        progress(seen);
-        how.goes_on()
+    fn open_replica(&mut self, name: &Name, kind: FileType) -> Outcome<Opened> {
+        let (top, c_name) = (self.pair.replica(), name.as_c_str());
+        match open(top, c_name, kind) {
+            Err(Errno::ACCESS) if self.shared.how.repair => {}
+            opened => return Ok(Opened::Held(opened.on(Copy::Replica, "openat2")?)),
+        }
+        let place = walk::open(top, c_name, OFlags::PATH, 0).on(Copy::Replica, "openat2")?;
+        if Stat::of(place.as_fd()).on(Copy::Replica, "statx")?.nlink > 1 {
+            self.report(Kind::Metadata, None, || {
+                "cannot be read on replica".to_owned()
+            });
+            return Ok(Opened::Replace);
+        }
+        at::chmod(place.as_fd(), 0o600).on(Copy::Replica, "fchmodat2")?;
+        open_as(top, c_name, kind, Copy::Replica).map(Opened::Held)
     }
+
+    /// Compares the content of two files, and repairs the replica's if nothing else is that.
+    fn compare_content(
+        &mut self,
+        name: &Name,
+        [(source, want), (held, have)]: [(BorrowedFd<'_>, &Attrs); 2],
+        alone: bool,
+    ) -> Outcome<bool> {
+        let (repair, quick) = (self.shared.how.repair, self.shared.how.quick);
+        let (p, r) = (&want.stat, &have.stat);
+        let found = if quick && ((p.size, p.mtime) == (r.size, r.mtime) || !repair) {
+            Found::default()
+        } else {
+            let pair = self.pair.clone();
+            let mut rewriter = (repair && alone).then_some(Rewriter {
+                dir: pair.replica(),
+                name,
+                held,
+                ident: r.ident,
+            });
+            let file = |fd, stat: &Stat| File {
+                fd,
+                size: stat.size,
+            };
+            let meter = &mut self.meter;
+            self.content.compare(
+                file(source, p),
+                file(held, r),
+                rewriter.as_mut().map(|writer| writer as &mut dyn Writer),
+                &mut |bytes| meter.step(bytes),
+            )?
+        };
+        self.shared.counts.bytes_repaired.add(found.written);
+        let (p, r) = (p.size, r.size);
+        if p != r {
+            let detail = || format!("size {p} on primary, {r} on replica");
+            self.report(Kind::Data, None, detail);
+        } else if let Some(first) = found.first {
+            let bytes = crate::mirror::resync::progress::size(found.differing);
+            let detail = || format!("{bytes} differ at {first}");
+            self.report(Kind::Data, Some(first), detail);
+        } else if found.holes {
+            self.report(Kind::Data, None, || "holes differ".to_owned());
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+/// All metadata of what was opened as an object of this kind.
+fn read(fd: BorrowedFd<'_>, copy: Copy, kind: FileType) -> Outcome<Attrs> {
+    let attrs = Attrs::read(fd, copy, false)?;
+    if attrs.stat.kind() != kind {
+        return Err(Errno::STALE).on(copy, "openat2");
+    }
+    Ok(attrs)
+}
+
+/// Whether nobody has changed a file of the primary meanwhile.
+fn is_still(source: BorrowedFd<'_>, want: &Attrs) -> Outcome<bool> {
+    let now = Stat::of(source).on(Copy::Primary, "statx")?;
+    Ok(same_version(&now, &want.stat))
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //! Trees made, broken and repaired in temporary directories.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{FallocateFlags, Mode, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 use super::*;
 
@@ -388,6 +389,7 @@ fn what_moves_while_it_is_compared_is_a_difference() {
         let how = How {
             quick: true,
             live,
+            workers: 1,
             ..How::default()
         };
         let mut seen = 0;
@@ -426,4 +428,123 @@ fn what_moves_while_it_is_compared_is_a_difference() {
     );
     let failure = walk(false).0.expect_err("a failure");
     assert_eq!(failure.path, b"a");
+}
+
+/// Numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits") % end
+    }
+}
+
+/// A tree grown at random on the primary: directories, files and links of three names or so.
+fn grown(random: &mut Random) -> (Trees, Vec<String>) {
+    let trees = Trees::new();
+    let (mut dirs, mut files) = (vec![String::new()], Vec::new());
+    for n in 0..150 {
+        let dir = dirs[random.below(dirs.len())].clone();
+        let path = format!("{dir}n{n}");
+        match random.below(5) {
+            0 => {
+                trees.mkdir(&path);
+                dirs.push(path + "/");
+                continue;
+            }
+            1 if !files.is_empty() => {
+                let of: &String = &files[random.below(files.len())];
+                rustix::fs::link(trees.p(of), trees.p(&path)).expect("link");
+            }
+            _ => put(&trees.p(&path), &vec![1; random.below(9000)], 0),
+        }
+        files.push(path);
+    }
+    (trees, files)
+}
+
+/// Breaks something on the replica.
+fn damage(trees: &Trees, files: &[String], random: &mut Random) {
+    let path = trees.r(&files[random.below(files.len())]);
+    let other = trees.r(&files[random.below(files.len())]);
+    match random.below(6) {
+        0 => put(&path, b"x", 5000),
+        1 => set_mtime(&path, 7, 7),
+        2 => _ = rustix::fs::unlink(&path),
+        3 => {
+            _ = rustix::fs::unlink(&path);
+            _ = rustix::fs::link(&other, &path);
+        }
+        4 => {
+            _ = rustix::fs::unlink(&path);
+            put(&path, b"another", 0);
+        }
+        _ => put(&path.with_extension("extra"), b"", 0),
+    }
+}
+
+#[test]
+fn however_many_walk_they_find_the_same() {
+    for seed in 0..12 {
+        let mut random = Random(seed);
+        let (trees, files) = grown(&mut random);
+        let by = |workers, repair| How {
+            workers,
+            repair,
+            ..How::default()
+        };
+        trees.run(by(4, true)).expect("filled");
+        assert_eq!(trees.run(by(1, false)).expect("compared").differences, []);
+        for _ in 0..random.below(12) {
+            damage(&trees, &files, &mut random);
+        }
+        let alone = trees.run(by(1, false)).expect("compared");
+        let together = trees.run(by(4, false)).expect("compared");
+        assert_eq!(alone.differences, together.differences, "seed {seed}");
+        let counted = [&alone, &together].map(|s| (s.entries, s.files, s.bytes));
+        assert_eq!(counted[0], counted[1], "seed {seed}");
+        trees.run(by(4, true)).expect("repaired");
+        assert_eq!(
+            trees.run(by(1, false)).expect("compared").differences,
+            [],
+            "seed {seed}"
+        );
+    }
+}
+
+/// Deeper than paths may be long, and with something to come back to on every level.
+#[test]
+fn deep_trees_are_walked_to_their_end() {
+    let trees = Trees::new();
+    let name = "d".repeat(200);
+    let mut here = rustix::fs::open(trees.p(""), OFlags::DIRECTORY, Mode::empty()).expect("open");
+    for _ in 0..600 {
+        for below in ["a", "z", &name] {
+            rustix::fs::mkdirat(&here, below, Mode::RWXU).expect("mkdir");
+        }
+        here = rustix::fs::openat(&here, &*name, OFlags::DIRECTORY, Mode::empty()).expect("open");
+    }
+    for workers in [1, 3] {
+        let how = |repair| How {
+            workers,
+            repair,
+            ..How::default()
+        };
+        let made = trees.run(how(true)).expect("copied");
+        assert_eq!(made.entries, 1800);
+        let same = trees.run(how(false)).expect("compared");
+        assert_eq!((same.entries, same.differences_total), (1800, 0));
+        let top = rustix::fs::open(trees.r(""), OFlags::DIRECTORY, Mode::empty()).expect("open");
+        for name in walk::names(top.as_fd()).expect("names") {
+            walk::remove(top.as_fd(), &name, &mut || true).expect("removed");
+        }
+    }
+    let top = rustix::fs::open(trees.p(""), OFlags::DIRECTORY, Mode::empty()).expect("open");
+    for name in walk::names(top.as_fd()).expect("names") {
+        walk::remove(top.as_fd(), &name, &mut || true).expect("removed");
+    }
 }
