@@ -86,8 +86,10 @@ pub(super) struct Branch {
     above: Option<(Arc<Self>, Name)>,
     /// Made by us: everything in it is new, and one difference was enough.
     pub(super) is_new: bool,
-    /// Who it is, once it has been opened.
-    idents: OnceLock<[Ident; 2]>,
+    /// Who it is on the primary, once it has been opened.
+    primary: OnceLock<Ident>,
+    /// And on the replica, at the latest when it loses its descriptors.
+    replica: OnceLock<Ident>,
     open: Mutex<Option<Arc<Pair>>>,
     pub(super) state: Mutex<State>,
 }
@@ -119,7 +121,8 @@ impl Branch {
         Arc::new(Self {
             above,
             is_new,
-            idents: OnceLock::new(),
+            primary: OnceLock::new(),
+            replica: OnceLock::new(),
             open: Mutex::default(),
             state: Mutex::default(),
         })
@@ -158,15 +161,31 @@ impl Branch {
     /// The primary's inode numbers of the directories that lead here, this one included and the root
     /// not.
     pub(super) fn trail(&self) -> Vec<u64> {
-        let of = |branch: &Self| branch.idents.get().map(|[primary, _]| primary.ino);
+        let of = |branch: &Self| branch.primary.get().map(|ident| ident.ino);
         let mut trail: Vec<_> = self.ancestry().map_while(|(b, _)| of(b)).collect();
         trail.reverse();
         trail
     }
 
-    /// Notes who it is.
-    pub(super) fn is(&self, primary: Ident, replica: Ident) {
-        self.idents.get_or_init(|| [primary, replica]);
+    /// Notes who it is, on the replica if that is known already.
+    pub(super) fn is(&self, primary: Ident, replica: Option<Ident>) {
+        self.primary.get_or_init(|| primary);
+        if let Some(replica) = replica {
+            self.replica.get_or_init(|| replica);
+        }
+    }
+
+    /// Gives its descriptors up. What cannot be known again by then is not found any more.
+    fn close(&self) {
+        // Held until it is known who it is: whoever finds it closed asks for that.
+        let mut open = self.open.lock();
+        if self.replica.get().is_none()
+            && let Some(pair) = &*open
+            && let Ok(stat) = Stat::of(pair.replica())
+        {
+            self.replica.get_or_init(|| stat.ident);
+        }
+        *open = None;
     }
 }
 
@@ -193,7 +212,7 @@ impl Opened {
             && other != key
             && let Some(last) = last.upgrade()
         {
-            *last.open.lock() = None;
+            last.close();
         }
         pair
     }
@@ -222,7 +241,10 @@ impl Opened {
         for (branch, name) in way.into_iter().rev() {
             let again = |copy| {
                 let fd = walk::open_dir(pair.of(copy), name.as_c_str());
-                let who = branch.idents.get().map(|idents| idents[copy as usize]);
+                let who = match copy {
+                    Copy::Primary => branch.primary.get(),
+                    Copy::Replica => branch.replica.get(),
+                };
                 fd.and_then(|fd| same(fd, who)).on(copy, "openat2")
             };
             let (primary, replica) = (again(Copy::Primary)?, again(Copy::Replica)?);
@@ -232,9 +254,9 @@ impl Opened {
     }
 }
 
-fn same(fd: OwnedFd, who: Option<Ident>) -> Result<OwnedFd> {
+fn same(fd: OwnedFd, who: Option<&Ident>) -> Result<OwnedFd> {
     match Stat::of(fd.as_fd())?.ident {
-        ident if Some(ident) == who => Ok(fd),
+        ident if Some(&ident) == who => Ok(fd),
         _ => Err(Errno::STALE),
     }
 }

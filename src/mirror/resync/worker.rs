@@ -218,14 +218,13 @@ impl<'a> Worker<'a> {
         }
         let (pair, is_root) = (self.pair.clone(), branch.is_root());
         let want = Attrs::read(pair.primary(), Copy::Primary, is_root)?;
-        let replica = if branch.is_new {
-            Stat::of(pair.replica()).on(Copy::Replica, "statx")?
-        } else {
+        let mut replica = None;
+        if !branch.is_new {
             let have = Attrs::read(pair.replica(), Copy::Replica, is_root)?;
             mend |= self.report_attrs(&want, &have);
-            have.stat
-        };
-        branch.is(want.stat.ident, replica.ident);
+            replica = Some(have.stat.ident);
+        }
+        branch.is(want.stat.ident, replica);
         let list = |copy| -> Outcome<Vec<Entry>> {
             let listed = walk::entries(pair.of(copy)).on(copy, "getdents64")?;
             let ours = |entry: &Entry| is_root && stamp::is_ours(&entry.name);

@@ -55,8 +55,14 @@ pub(super) struct Bench {
     pub(super) before_hold: Mutex<Option<(u32, Hook)>>,
     /// What the replica did not follow: it counts as a difference.
     went_wrong: Mutex<Vec<String>>,
-    /// How often this healing wanted everything to stand still.
+    /// How often this healing wanted everything to stand still since nobody is at work any more.
     pub(super) stills: AtomicUsize,
+    /// Clients that go on while it is healed.
+    pub(super) working: AtomicUsize,
+    /// Ops that have come to an end.
+    ended: AtomicUsize,
+    /// How many they were when everything was to stand still the last time.
+    ended_before: AtomicUsize,
 }
 
 /// Healing that wants this more often does not come to an end.
@@ -106,6 +112,9 @@ impl Bench {
             before_hold: Mutex::default(),
             went_wrong: Mutex::default(),
             stills: AtomicUsize::new(0),
+            working: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            ended_before: AtomicUsize::new(0),
         }
     }
 
@@ -316,6 +325,7 @@ impl Bench {
             self.skip(&op, &pins);
         }
         drop(turn);
+        self.ended.fetch_add(1, Ordering::Release);
         Ok(node)
     }
 
@@ -650,7 +660,16 @@ impl Ground for Bench {
         Ok(self.order.enter(&claims).into())
     }
     fn stand_still(&self) -> std::result::Result<Standstill<'_>, Fault> {
-        if self.stills.fetch_add(1, Ordering::Relaxed) > STILLS_MAX {
+        // Nobody is held up here. But whoever is in the middle of an op comes to its end.
+        let before = self.ended_before.load(Ordering::Relaxed);
+        let is_stuck = || self.ended.load(Ordering::Acquire) == before;
+        while is_stuck() && self.working.load(Ordering::Acquire) > 0 {
+            std::thread::yield_now();
+        }
+        let ended = self.ended.load(Ordering::Acquire);
+        self.ended_before.store(ended, Ordering::Relaxed);
+        let is_over = self.working.load(Ordering::Acquire) == 0;
+        if is_over && self.stills.fetch_add(1, Ordering::Relaxed) > STILLS_MAX {
             let doing = "healing, which does not come to an end".to_owned();
             return Err(Fault::new(Errno::TIMEDOUT, doing));
         }

@@ -153,6 +153,15 @@ impl Client<'_> {
     }
 }
 
+/// A client that is at work, until this is dropped.
+struct Working<'a>(&'a Bench);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.working.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// Clients go on while the replica is healed, until it is; then the copies are equal.
 fn heal_under_load(seed: u64, clients: usize, before: usize, meanwhile: usize) {
     let left = left_over(seed, (clients, before, meanwhile), |_| ());
@@ -188,24 +197,22 @@ fn left_over(
     *bench.healing.lock() = std::sync::Arc::new(Healing::new());
     bench.go(Way::Healing);
     sabotage(&bench.order);
-    let over = AtomicBool::new(false);
+    bench.working.store(clients, Ordering::Release);
     let stopped = std::thread::scope(|scope| {
-        let working: Vec<_> = (0..clients)
-            .map(|tag| {
-                let (bench, over) = (&bench, &over);
-                scope.spawn(move || {
-                    let random = seed * 1_000_003 + tag as u64 + 1;
-                    let mut client = Client { bench, random, tag };
-                    for _ in 0..meanwhile {
-                        client.change();
-                    }
-                    over.store(true, Ordering::Release);
-                })
-            })
-            .collect();
+        for tag in 0..clients {
+            let bench = &bench;
+            scope.spawn(move || {
+                let _working = Working(bench);
+                let random = seed * 1_000_003 + tag as u64 + 1;
+                let mut client = Client { bench, random, tag };
+                for _ in 0..meanwhile {
+                    client.change();
+                }
+            });
+        }
         let never = AtomicBool::new(false);
         loop {
-            let ended = working.iter().all(|client| client.is_finished());
+            let ended = bench.working.load(Ordering::Acquire) == 0;
             let healing = bench.healing.lock().clone();
             bench.stills.store(0, Ordering::Relaxed);
             if let Err(stop) = healing.run(&bench, &never, None) {
