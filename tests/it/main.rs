@@ -34,6 +34,7 @@ mod semantics;
 mod shared;
 mod stat_cache;
 mod support;
+mod syscalls;
 mod transport;
 mod verify;
 mod workloads;

@@ -11,6 +11,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
+use parking_lot::Mutex;
 use rustix::fs::{FileType, Timespec, Timestamps};
 
 use crate::mirror::failure::{Copy, Named, show_path};
@@ -266,11 +267,11 @@ impl Attrs {
     pub(in crate::mirror) fn carry_to_new(
         &self,
         fd: BorrowedFd<'_>,
-        proven: &mut Proven,
+        proven: &Mutex<Proven>,
         lack: &mut dyn FnMut(Lack, String),
     ) -> std::result::Result<(), Trouble> {
         let want = &self.stat;
-        let mut is_plain = || -> Result<bool> {
+        let is_plain = || -> Result<bool> {
             let own = self.flags.unwrap_or(0) & FLAGS;
             if own != 0 || !self.xattrs.is_empty() || !at::xattr_names(fd)?.is_empty() {
                 return Ok(false);
@@ -290,7 +291,11 @@ impl Attrs {
                     last_modification,
                 },
             )?;
-            Ok(proven.keeps(want) || proven.has_kept(want, &Stat::of(fd)?))
+            if proven.lock().keeps(want) {
+                return Ok(true);
+            }
+            let found = Stat::of(fd)?;
+            Ok(proven.lock().has_kept(want, &found))
         };
         match is_plain() {
             Ok(true) => Ok(()),

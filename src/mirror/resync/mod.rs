@@ -24,7 +24,7 @@ use rustix::fs::FileType;
 use crate::mirror::failure::{Copy, Failure, show_path};
 use crate::store::walk;
 use crate::sys::Errno;
-use attrs::Attrs;
+use attrs::{Attrs, Proven};
 pub use attrs::{Lack, Lacks};
 use branch::{Branch, Opened, Pair};
 use content::{On, Trouble};
@@ -257,6 +257,7 @@ struct Shared {
     queue: Queue<Task>,
     opened: Opened,
     links: Links,
+    proven: Mutex<Proven>,
     counts: Counts,
     found: Mutex<Findings>,
     /// Directories whose attributes would lock us out: done in the end.
@@ -280,6 +281,7 @@ impl Shared {
             queue: Queue::new(Task::Enter(Branch::root(root.clone()))),
             opened: Opened::new(),
             links: Links::default(),
+            proven: Mutex::default(),
             counts: Counts::default(),
             late: Mutex::default(),
             failure: Mutex::default(),

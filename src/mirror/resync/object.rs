@@ -131,7 +131,8 @@ impl Worker<'_> {
             }
             Some((made, call)) => {
                 made.on(Copy::Replica, call)?;
-                (open_as(pair.replica(), c_name, kind, Copy::Replica)?, want)
+                let fd = open(pair.replica(), c_name, kind).on(Copy::Replica, "openat2")?;
+                (fd, want)
             }
         };
         self.shared.counts.created.add(1);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::attrs::{Attrs, Lack, Lacks, Proven};
+use super::attrs::{Attrs, Lack, Lacks};
 use super::branch::{Branch, Listed, Pair};
 use super::content::{Content, On, Trouble};
 use super::links::{Spot, Wrong};
@@ -74,7 +74,6 @@ pub(super) struct Worker<'a> {
     pub(super) shared: &'a Shared,
     pub(super) meter: Meter<'a>,
     pub(super) content: Content,
-    pub(super) proven: Proven,
     /// The directory it is in.
     pub(super) branch: Arc<Branch>,
     pub(super) pair: Arc<Pair>,
@@ -94,7 +93,6 @@ impl<'a> Worker<'a> {
             shared,
             meter: Meter { shared, show },
             content: Content::new(),
-            proven: Proven::default(),
             branch: Branch::root(root.clone()),
             pair: root.clone(),
             name: None,
@@ -522,7 +520,7 @@ impl<'a> Worker<'a> {
         };
         let fd = fd.unwrap_or_else(|| self.pair.replica());
         if is_new {
-            return want.carry_to_new(fd, &mut self.proven, &mut lack);
+            return want.carry_to_new(fd, &shared.proven, &mut lack);
         }
         self.shared.counts.repaired.add(1);
         want.carry_over(fd, is_root, false, &mut lack)
