@@ -8,6 +8,8 @@ use super::settle::{Carried, settle};
 use super::watch::{Either, Rest, What};
 use super::{Durable, Mirror, attributes_of, crew, unreadable};
 use crate::journal::Pins;
+use crate::store::node::Side;
+use crate::store::nodes::ROOT_ID;
 use crate::store::op::{Claim, Claims};
 use crate::store::{Node, Scope};
 use crate::sys::{Errno, Result};
@@ -105,8 +107,10 @@ impl Mirror {
         let mut pins = Pins::default();
         if let Some(healing) = way.healing() {
             if !healing.admits(&attributes_of(node)) {
-                // Once it has been healed.
-                self.times.touch(node);
+                // Once it has been healed; what has no name any more never is, and is let go.
+                if node.id == ROOT_ID || !node.place(Side::Primary).links().is_empty() {
+                    self.times.touch(node);
+                }
                 return Some(rest);
             }
             match self.log().map(|intent| intent.mark_attributes(node)) {

@@ -3,21 +3,22 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, OFlags};
 
 use super::item::{Item, Next, Task};
-use super::place::Way;
+use super::place::{Pair, Way};
 use super::worker::Worker;
 use super::{Halt, Outcome};
 use crate::mirror::failure::Copy;
 use crate::mirror::resync::Lacks;
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{File, On, Trouble, next_data};
-use crate::mirror::resync::object::{Rewriter, open_as};
+use crate::mirror::resync::object::{Rewriter, open, open_as};
 use crate::store::node::{Link, Side};
-use crate::store::{Stat, walk};
+use crate::store::{Name, Stat, walk};
 use crate::sys::{Errno, at};
 
 /// Bytes of a file compared in one hold: writers wait no longer than this takes.
@@ -43,12 +44,15 @@ impl Worker<'_> {
         let Some(Link { name, .. }) = way.last() else {
             return Err(Halt::Lost);
         };
-        let pair = way.open_parents(self.ground)?;
+        let pair = self.parents(way)?;
         let (above_p, above_r, c_name) =
             (pair.primary.as_fd(), pair.replica.as_fd(), name.as_c_str());
         let primary = Stat::of_name(above_p, c_name).on(Copy::Primary, "statx")?;
         if item.held.node().place(Side::Primary).ident() != Some(primary.ident) {
             return Err(Halt::Lost);
+        }
+        if range == (0..u64::MAX) && self.fill(item, &pair, name, &primary)? {
+            return Ok(Next::Done);
         }
         let replica = Stat::of_name(above_r, c_name).on(Copy::Replica, "statx")?;
         if replica.kind() != primary.kind() || self.twins.is_anothers(&replica, &primary) {
@@ -143,6 +147,85 @@ impl Worker<'_> {
         Ok(Next::Done)
     }
 
+    /// The directories above an object that is held. Files of one directory come one after the other: its
+    /// descriptors are kept until names are changed or something was not where it should be.
+    fn parents(&mut self, way: &Way) -> Outcome<Arc<Pair>> {
+        let dir = way.last().map(|link| &link.parent);
+        if let (Some((node, pair)), Some(dir)) = (&self.above, dir)
+            && Arc::ptr_eq(node, dir)
+        {
+            return Ok(pair.clone());
+        }
+        let pair = Arc::new(way.open_parents(self.ground)?);
+        self.above = dir.map(|dir| (dir.clone(), pair.clone()));
+        Ok(pair)
+    }
+
+    /// Fills a file that was made for one name, is still empty, and not too large for one hold; false if
+    /// it is no such file.
+    fn fill(&mut self, item: &mut Item, pair: &Pair, name: &Name, primary: &Stat) -> Outcome<bool> {
+        let is_file = primary.kind() == FileType::RegularFile;
+        if !is_file || primary.nlink > 1 || !self.bare.contains(&primary.ident) {
+            return Ok(false);
+        }
+        let (kind, c_name) = (primary.kind(), name.as_c_str());
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let held = match walk::open(pair.replica.as_fd(), c_name, flags, 0) {
+            Err(Errno::ACCESS | Errno::PERM) => return Ok(false),
+            opened => opened.on(Copy::Replica, "openat2")?,
+        };
+        let have = Stat::of(held.as_fd()).on(Copy::Replica, "statx")?;
+        if have.kind() != kind || have.size > 0 || have.blocks > 0 || have.nlink > 1 {
+            return Ok(false);
+        }
+        if self.twins.is_anothers(&have, primary) {
+            return Err(Halt::Unlike);
+        }
+        let source = open(pair.primary.as_fd(), c_name, kind).on(Copy::Primary, "openat2")?;
+        let want = Attrs::read(source.as_fd(), Copy::Primary, false)?;
+        if want.stat.ident != primary.ident {
+            return Err(Halt::Lost);
+        }
+        want.prepare(held.as_fd());
+        let file = File {
+            fd: source.as_fd(),
+            size: want.stat.size,
+        };
+        let (stop, healing) = (self.stop, self.healing);
+        let mut passed = 0;
+        let mut step = |bytes| {
+            passed += bytes;
+            healing.bytes_compared.fetch_add(bytes, Ordering::Relaxed);
+            healing.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+            healing.beat();
+            if stop.load(Ordering::Relaxed) {
+                return Err(Errno::INTR);
+            }
+            Ok(())
+        };
+        let is_cloned = self.content.clone_all(file, held.as_fd(), &mut step)?;
+        if !is_cloned && want.stat.size > PART {
+            return Ok(false);
+        }
+        self.introduce(primary, &have);
+        if !item.is_begun {
+            item.is_begun = true;
+            self.healing.files_opened.fetch_add(1, Ordering::Relaxed);
+        }
+        if !is_cloned {
+            self.content.copy(file, held.as_fd(), &mut step)?;
+        }
+        self.moved_bytes += 2 * passed;
+        let summary = &mut self.summary;
+        summary.repaired += 1;
+        want.carry_to_new(held.as_fd(), &self.proven, &mut |lack, detail| {
+            summary.losses += 1;
+            summary.lacks.insert(lack);
+            tracing::debug!("the replica cannot hold this: {detail}");
+        })?;
+        Ok(true)
+    }
+
     /// Carries attributes over where they differ.
     pub(super) fn carry_attrs(
         &mut self,
@@ -165,11 +248,7 @@ impl Worker<'_> {
 }
 
 /// Opens the replica's object; an ordinary user's own file can be made readable for that.
-fn open_replica(
-    dir: BorrowedFd<'_>,
-    name: &crate::store::Name,
-    replica: &Stat,
-) -> Result<OwnedFd, Trouble> {
+fn open_replica(dir: BorrowedFd<'_>, name: &Name, replica: &Stat) -> Result<OwnedFd, Trouble> {
     let (c_name, kind) = (name.as_c_str(), replica.kind());
     match open_as(dir, c_name, kind, Copy::Replica) {
         Err(Trouble {

@@ -103,7 +103,8 @@ impl Worker<'_> {
                 self.remove_extra(&mut dir, &in_primary, &in_replica)?;
                 (dir.next, dir.tops, dir.placed) = Default::default();
                 dir.wanted.clear();
-                self.make_missing(&mut dir, &in_primary, &in_replica, others)?;
+                let by_now = walk::names(pair.replica.as_fd()).on(Copy::Replica, "getdents64")?;
+                self.make_missing(&mut dir, &in_primary, &listed(by_now), others)?;
             }
             done => done?,
         }
@@ -157,10 +158,16 @@ impl Worker<'_> {
                 self.make_one(dir, name, &primary, replica, others)?;
             }
         }
-        for name in later.into_iter().chain(missing) {
+        for name in later {
             self.healing.beat();
             if let Some((primary, replica)) = look(dir, name)? {
                 self.make_one(dir, name, &primary, replica, others)?;
+            }
+        }
+        for name in missing {
+            self.healing.beat();
+            if let Some(primary) = look_primary(dir, name)? {
+                self.make_one(dir, name, &primary, None, others)?;
             }
         }
         Ok(())
@@ -522,13 +529,19 @@ impl Worker<'_> {
     }
 }
 
+fn look_primary(dir: &Dir<'_>, name: &Name) -> Outcome<Option<Stat>> {
+    match Stat::of_name(dir.pair.primary.as_fd(), name.as_c_str()) {
+        Err(Errno::NOENT) => Ok(None), // gone behind the mount
+        found => Ok(Some(found.on(Copy::Primary, "statx")?)),
+    }
+}
+
 /// What both copies have under a name; `None` when the primary has nothing any more.
 fn look(dir: &Dir<'_>, name: &Name) -> Outcome<Option<(Stat, Option<Stat>)>> {
-    let name = name.as_c_str();
-    let primary = match Stat::of_name(dir.pair.primary.as_fd(), name) {
-        Err(Errno::NOENT) => return Ok(None), // gone behind the mount
-        found => found.on(Copy::Primary, "statx")?,
+    let Some(primary) = look_primary(dir, name)? else {
+        return Ok(None);
     };
+    let name = name.as_c_str();
     let replica = match Stat::of_name(dir.pair.replica.as_fd(), name) {
         Err(Errno::NOENT) => None,
         found => Some(found.on(Copy::Replica, "statx")?),

@@ -4,19 +4,22 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::item::{Depth, Item, Job, Next, Task};
 use super::links::Links;
-use super::place::{self, Found, Held, Way};
-use super::skipped::What;
+use super::place::{self, Found, Held, Pair, Way};
+use super::skipped::{What, is_nameless};
 use super::still::Squeeze;
 use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::failure::Copy;
 use crate::mirror::intent::whole_tree;
 use crate::mirror::replica::Fault;
+use crate::mirror::resync::attrs::Proven;
 use crate::mirror::resync::content::{Content, Trouble};
 use crate::store::node::{Node, Side};
 use crate::store::op::{Claim, Claims};
@@ -27,6 +30,8 @@ use crate::sys::Errno;
 const ATTEMPTS: u32 = 16;
 /// Directories above an object, at most.
 const ABOVE_MAX: usize = 1 << 16;
+/// How often what is gone is let go.
+const LET_GO: Duration = Duration::from_millis(500);
 /// Objects in a row that could not be found where they are said to be.
 const STUCK_MAX: u32 = 64;
 
@@ -45,6 +50,9 @@ pub(super) struct Worker<'a> {
     /// What was skipped since the round before.
     extra: Vec<Item>,
     pub(super) content: Content,
+    pub(super) proven: Mutex<Proven>,
+    /// The directory that was opened last for what is in it, on both copies.
+    pub(super) above: Option<(Arc<Node>, Arc<Pair>)>,
     pub(super) links: Links,
     pub(super) twins: super::moves::Twins,
     /// Directories made on the way to what was moved, until they have been looked at: nothing is in
@@ -69,6 +77,8 @@ pub(super) struct Worker<'a> {
     pub(super) must_escalate: bool,
     /// The log says so, until this is dropped.
     pub(super) noted: Option<Pins>,
+    /// When what is gone was let go the last time.
+    let_go_at: Instant,
     stuck: u32,
     /// Skipped renames whose marks are known.
     renames: u64,
@@ -94,6 +104,8 @@ impl<'a> Worker<'a> {
             waiting: Vec::new(),
             extra: Vec::new(),
             content: Content::new(),
+            proven: Mutex::default(),
+            above: None,
             links: Links::default(),
             twins: super::moves::Twins::default(),
             ways: HashSet::new(),
@@ -107,6 +119,7 @@ impl<'a> Worker<'a> {
             moved_bytes: 0,
             must_escalate: false,
             noted: None,
+            let_go_at: Instant::now(),
             stuck: 0,
             renames: 0,
         }
@@ -154,6 +167,7 @@ impl<'a> Worker<'a> {
             self.summary.rounds += 1;
             self.wholes.clear();
             self.marked.clear();
+            self.above = None;
             self.moves()?;
             self.begin();
             self.empty()?;
@@ -393,9 +407,33 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// What was removed while it waited is let go: as long as it is held its number cannot be given to
+    /// another object, and that takes a descriptor on each copy.
+    fn let_go(&mut self) -> Result<(), Stop> {
+        if self.let_go_at.elapsed() < LET_GO {
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        for items in [&mut self.dirs, &mut self.leaves, &mut self.late] {
+            gone.extend(items.extract_if(.., |item| is_nameless(item.held.node())));
+        }
+        for item in gone {
+            self.attend(item)?;
+        }
+        let skipped = self.healing.skipped.lock().nameless();
+        for node in skipped {
+            if self.is_gone(&node)? {
+                self.healing.skipped.lock().lose(&node);
+            }
+        }
+        self.let_go_at = Instant::now();
+        Ok(())
+    }
+
     /// Works until nothing is left but what waits for the next round.
     fn empty(&mut self) -> Result<(), Stop> {
         loop {
+            self.let_go()?;
             let item = self.leaves.pop().or_else(|| self.dirs.pop());
             let Some(item) = item else {
                 // Those with one name first: what has several may become clear meanwhile.
@@ -471,7 +509,7 @@ impl<'a> Worker<'a> {
         let (mut attempts, mut is_long) = (0, false);
         while attempts < ATTEMPTS {
             self.check_stop()?;
-            self.rest();
+            self.rest()?;
             if is_long {
                 self.go_on()?;
             } else {
@@ -504,6 +542,9 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             let next = self.perform(&mut item, &way, &others);
+            if next.is_err() {
+                self.above = None;
+            }
             match next {
                 // While nothing can be skipped there.
                 Ok(Next::Done) => {
@@ -606,6 +647,7 @@ impl<'a> Worker<'a> {
         }
         match &mut item.task {
             Task::Names(depth) => {
+                self.above = None;
                 let depth = *depth;
                 self.names(item, way, depth, others)
             }
@@ -669,11 +711,20 @@ impl<'a> Worker<'a> {
     }
 
     /// Between two holds: as slow as it is told to be.
-    fn rest(&mut self) {
-        let bytes = std::mem::take(&mut self.moved_bytes);
-        if bytes > 0 && !self.is_standing() {
-            self.healing.pace(bytes, self.throttle, self.stop);
+    fn rest(&mut self) -> Result<(), Stop> {
+        let mut left = std::mem::take(&mut self.moved_bytes);
+        if self.is_standing() {
+            return Ok(());
         }
+        // So much at a time that what is gone meanwhile is let go in time.
+        let part = self.throttle.map_or(u64::MAX, |rate| (rate / 2).max(1));
+        while left > 0 {
+            let bytes = left.min(part);
+            left -= bytes;
+            self.healing.pace(bytes, self.throttle, self.stop);
+            self.let_go()?;
+        }
+        Ok(())
     }
 
     /// What a failed call means.

@@ -349,20 +349,8 @@ impl Content {
         step: &mut dyn FnMut(u64) -> Result<()>,
     ) -> std::result::Result<(), Trouble> {
         self.at_once = true;
-        if primary.size == 0 {
+        if primary.size == 0 || self.clone_all(primary, replica, step)? {
             return Ok(());
-        }
-        if self.can_clone {
-            match rustix::fs::ioctl_ficlone(replica, primary.fd) {
-                Ok(()) => return step(primary.size).on(Copy::Replica, "ioctl"),
-                Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => {
-                    return Err(errno).on(Copy::Replica, "ioctl");
-                }
-                Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => {
-                    self.can_clone = false;
-                }
-                Err(_) => {}
-            }
         }
         let data = data_ranges(primary.fd, 0, primary.size).on(Copy::Primary, "lseek")?;
         let data = data.unwrap_or_else(|| vec![(0, primary.size)]);
@@ -380,6 +368,33 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    /// Lets a new, empty file of the replica share all blocks of the primary's, where both are on one
+    /// file system that can do that.
+    pub(in crate::mirror) fn clone_all(
+        &mut self,
+        primary: File<'_>,
+        replica: BorrowedFd<'_>,
+        step: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> std::result::Result<bool, Trouble> {
+        if !self.can_clone {
+            return Ok(false);
+        }
+        match rustix::fs::ioctl_ficlone(replica, primary.fd) {
+            Ok(()) => {
+                step(primary.size).on(Copy::Replica, "ioctl")?;
+                return Ok(true);
+            }
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS)) => {
+                return Err(errno).on(Copy::Replica, "ioctl");
+            }
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => {
+                self.can_clone = false;
+            }
+            Err(_) => {}
+        }
+        Ok(false)
     }
 
     fn copy_some(

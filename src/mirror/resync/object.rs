@@ -29,7 +29,7 @@ enum Opened {
 }
 
 /// Opens what is compared: files for reading, everything else only as a place.
-pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<OwnedFd> {
+pub(in crate::mirror) fn open(dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<OwnedFd> {
     if kind == FileType::RegularFile {
         // Neither a fifo nor a terminal that took the name meanwhile can hold us up.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;

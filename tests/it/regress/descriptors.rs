@@ -218,3 +218,26 @@ fn unmounted_without_descriptors() {
     run(Command::new("prlimit").args([&pid, &limit])).ok();
     mount.finish();
 }
+
+/// Files that are made, written and removed where the replica is not healed yet: each of them was kept
+/// open on the primary until healing came past, and after some hundreds the application was told
+/// `ENFILE`.
+#[test]
+fn more_files_removed_while_it_heals_than_descriptors() {
+    need_root!();
+    need_product!();
+    need_programs!("prlimit");
+    let mut mount = Wish::default().descriptors(300).prepare();
+    // It comes first and takes its time; what is in the directory comes after it.
+    std::fs::create_dir(mount.primary.join("dir")).expect("mkdir");
+    std::fs::write(mount.primary.join("large"), vec![7; 5 << 20]).expect("write");
+    mount.try_mount(&["--init", "-o", "bwlimit=1M"]).ok();
+    for n in 0..1500 {
+        let path = mount.at(format!("dir/{n}"));
+        std::fs::write(&path, "content").unwrap_or_else(|e| panic!("{n}: {e}"));
+        std::fs::remove_file(&path).unwrap_or_else(|e| panic!("{n}: {e}"));
+    }
+    assert_eq!(mount.state(), "seeding", "it was too quick for this test");
+    mount.product("sync", &[]).ok();
+    mount.finish();
+}
