@@ -18,6 +18,8 @@ use crate::sys::{Errno, Result};
 /// The granularity of hole maps and of repair.
 pub(in crate::mirror) const UNIT: u64 = 4096;
 const CHUNK: usize = 1 << 20;
+/// How much of a file is mapped at a time: one with millions of holes takes no more room than others.
+const WINDOW: u64 = 64 << 20;
 /// `RWF_DONTCACHE` of include/uapi/linux/fs.h (Linux 6.14; not on every file system).
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 /// One `copy_file_range` call, so that progress is seen and a stop is heard.
@@ -190,6 +192,16 @@ pub(in crate::mirror) struct Found {
     pub(in crate::mirror) written: u64,
 }
 
+impl Found {
+    /// What was found further on in the same file.
+    fn add(&mut self, further: Self) {
+        self.first = self.first.or(further.first);
+        self.differing += further.differing;
+        self.holes |= further.holes;
+        self.written += further.written;
+    }
+}
+
 /// Two buffers, and what was learned about the two file systems on the way.
 #[derive(Debug)]
 pub(in crate::mirror) struct Content {
@@ -237,10 +249,29 @@ impl Content {
         &mut self,
         primary: File<'_>,
         replica: File<'_>,
-        writer: Option<&mut dyn Writer>,
+        mut writer: Option<&mut dyn Writer>,
         step: &mut dyn FnMut(u64) -> Result<()>,
     ) -> std::result::Result<Found, Trouble> {
-        self.compare_range(primary, replica, 0..u64::MAX, writer, step)
+        let mut all = Found::default();
+        let mut replica = replica;
+        let mut at = 0_u64;
+        loop {
+            let range = at..at.saturating_add(WINDOW);
+            let end = range.end;
+            let writer = writer
+                .as_mut()
+                .map(|writer| &mut **writer as &mut dyn Writer);
+            let is_repair = writer.is_some();
+            let found = self.compare_range(primary, replica, range, writer, step)?;
+            all.add(found);
+            if is_repair {
+                replica.size = primary.size;
+            }
+            match next_data(primary, replica, end)? {
+                Some(next) => at = next - next % UNIT,
+                None => return Ok(all),
+            }
+        }
     }
 
     /// As [`Self::compare`], of the blocks that hold any byte in `range`, and of the two sizes.
@@ -352,20 +383,36 @@ impl Content {
         if primary.size == 0 || self.clone_all(primary, replica, step)? {
             return Ok(());
         }
-        let data = data_ranges(primary.fd, 0, primary.size).on(Copy::Primary, "lseek")?;
-        let data = data.unwrap_or_else(|| vec![(0, primary.size)]);
-        self.at_once = data == [(0, primary.size)] && primary.size <= CHUNK as u64;
-        if !self.at_once {
-            // The size first: writes within it leave no preallocation behind, and the end may be a hole.
-            rustix::fs::ftruncate(replica, primary.size).on(Copy::Replica, "ftruncate")?;
-        }
-        for &(start, end) in &data {
-            let mut at = start;
-            while at < end {
-                let count = self.copy_some(primary.fd, replica, &data, at, end)?;
-                at += count;
-                step(count).on(Copy::Primary, "pread")?;
+        let mut from = 0;
+        while from < primary.size {
+            let end = primary.size.min(from + WINDOW);
+            let data = data_ranges(primary.fd, from, end).on(Copy::Primary, "lseek")?;
+            let data = data.unwrap_or_else(|| vec![(from, end)]);
+            if from == 0 {
+                self.at_once = data == [(0, primary.size)] && primary.size <= CHUNK as u64;
+                if !self.at_once {
+                    // The size first: writes within it leave no preallocation behind, and the end may
+                    // be a hole.
+                    rustix::fs::ftruncate(replica, primary.size).on(Copy::Replica, "ftruncate")?;
+                }
             }
+            for &(start, end) in &data {
+                let mut at = start;
+                while at < end {
+                    let count = self.copy_some(primary.fd, replica, &data, at, end)?;
+                    at += count;
+                    step(count).on(Copy::Primary, "pread")?;
+                }
+            }
+            if end == primary.size {
+                break;
+            }
+            from = match rustix::fs::seek(primary.fd, SeekFrom::Data(end)) {
+                Ok(next) => next,
+                Err(Errno::NXIO) => break,
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => end,
+                Err(errno) => return Err(errno).on(Copy::Primary, "lseek"),
+            };
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! [`Summary`] or the first [`Failure`]. The primary is only ever read. Seeding is the repair of an
 //! empty tree. Making the result durable (`syncfs`), and saying "in-sync", is the caller's.
 //!
-//! Several workers walk both trees together ([`worker`]); what they find does not depend on which of
+//! Several workers walk both trees together (worker.rs); what they find does not depend on which of
 //! them found it.
 //!
 //! Two rules keep a repair from reaching what is not ours: a replica inode that has other names is

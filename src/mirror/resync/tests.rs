@@ -191,6 +191,95 @@ fn holes_stay_holes_and_data_stays_data() {
     trees.assert_equal();
 }
 
+/// More holes than one map of a file takes, with long ones in between, and damage far behind them.
+#[test]
+fn files_of_many_holes_are_copied_and_compared_to_their_end() {
+    let trees = Trees::new();
+    let open = |path| {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        rustix::fs::open(path, flags, Mode::from(0o644)).expect("open")
+    };
+    let file = open(trees.p("f"));
+    let blocks = (0..20_000).map(|n: u64| n * 8192);
+    for at in blocks.chain([1 << 31, (1 << 34) + 12_288]) {
+        rustix::io::pwrite(&file, &[7; 4096], at).expect("write");
+    }
+    rustix::fs::ftruncate(&file, (1 << 40) + 5).expect("truncate");
+    let made = trees.repair();
+    assert_eq!(made.bytes, 20_002 * 4096);
+    trees.assert_equal();
+    let copy = open(trees.r("f"));
+    rustix::io::pwrite(&copy, b"x", (1 << 34) + 12_300).expect("write");
+    rustix::io::pwrite(&copy, b"x", 1 << 39).expect("write");
+    let found = trees.run(How::default()).expect("compared").differences;
+    let data = found.iter().find(|one| one.kind == Kind::Data);
+    assert_eq!(data.expect("found").offset, Some((1 << 34) + 12_288));
+    assert_eq!(trees.repair().bytes_repaired, 8192);
+    trees.assert_equal();
+    rustix::fs::ftruncate(&copy, 1 << 20).expect("truncate");
+    trees.repair();
+    trees.assert_equal();
+}
+
+/// What has broken other copying programs: names that are no text, times before 1970 and after 2038,
+/// large attributes, ACLs. The root of the replica keeps its own.
+#[test]
+fn metadata_of_every_kind_is_carried_over() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let trees = Trees::new();
+    let name = std::ffi::OsStr::from_bytes(b"\xff\xfe\n \\x");
+    let times = [
+        (-1, 500_000_000),
+        (-2_147_483_648, 0),
+        (0, 999_999_999),
+        (2_147_483_648, 1),
+        (8_589_934_592, 999_999_999),
+    ];
+    for (n, (seconds, nanos)) in times.into_iter().enumerate() {
+        let dir = trees.p("").join(format!("{n}"));
+        rustix::fs::mkdir(&dir, Mode::from(0o711)).expect("mkdir");
+        put(&dir.join(name), b"x", 0);
+        symlink("x", dir.join("link")).expect("symlink");
+        for path in [dir.join(name), dir.join("link"), dir] {
+            set_mtime(&path, seconds, nanos);
+        }
+    }
+    // As much as the file system takes.
+    let file = trees.p("0").join(name);
+    let takes = [65_536, 4000, 1000].into_iter().find(|&size| {
+        let value = vec![b'v'; size];
+        rustix::fs::setxattr(&file, c"user.large", &value, XattrFlags::empty()).is_ok()
+    });
+    let many = (0..20).map(|n| std::ffi::CString::new(format!("user.{n}")).expect("a name"));
+    for name in many {
+        rustix::fs::setxattr(trees.p("1"), &name, &[0, 1, 2], XattrFlags::empty()).expect("xattr");
+    }
+    eprintln!("the largest attribute had {takes:?} bytes");
+    let summary = trees.repair();
+    assert_eq!(summary.losses, []);
+    trees.assert_equal();
+    let facts = |root: &Path| -> Vec<_> {
+        let paths = (0..times.len()).flat_map(|n| {
+            let dir = root.join(format!("{n}"));
+            [dir.join(name), dir.join("link"), dir]
+        });
+        let stats = paths.map(|path| std::fs::symlink_metadata(path).expect("stat"));
+        stats
+            .map(|stat| (stat.mtime(), stat.mtime_nsec(), stat.mode()))
+            .collect()
+    };
+    let (p, r) = (facts(&trees.p("")), facts(&trees.r("")));
+    assert_eq!(p, r);
+    for (n, (seconds, nanos)) in times.into_iter().enumerate() {
+        let found = p[3 * n];
+        assert_eq!(
+            (found.0, found.1),
+            (seconds, nanos),
+            "this test's own file system"
+        );
+    }
+}
+
 #[test]
 fn every_kind_of_damage_is_found_and_repaired() {
     let trees = Trees::filled();
