@@ -8,8 +8,6 @@ use super::settle::{Carried, settle};
 use super::watch::{Either, Rest, What};
 use super::{Durable, Mirror, attributes_of, crew, unreadable};
 use crate::journal::Pins;
-use crate::store::node::Side;
-use crate::store::nodes::ROOT_ID;
 use crate::store::op::{Claim, Claims};
 use crate::store::{Node, Scope};
 use crate::sys::{Errno, Result};
@@ -107,8 +105,8 @@ impl Mirror {
         let mut pins = Pins::default();
         if let Some(healing) = way.healing() {
             if !healing.admits(&attributes_of(node)) {
-                // Once it has been healed; what has no name any more never is, and is let go.
-                if node.id == ROOT_ID || !node.place(Side::Primary).links().is_empty() {
+                // Once it has been healed; what is gone never is, and is let go.
+                if !self.source.is_gone(node) {
                     self.times.touch(node);
                 }
                 return Some(rest);

@@ -387,10 +387,7 @@ impl Way {
         done: std::result::Result<(), Fault>,
     ) -> std::result::Result<Carry, Fault> {
         match done {
-            Ok(()) => {
-                self.healing().inspect(|healing| healing.carried(op));
-                Ok(Carry::Done)
-            }
+            Ok(()) => Ok(Carry::Done),
             Err(fault) => match self.healing().filter(|_| fault.is_about_names()) {
                 Some(healing) => {
                     healing.missed(op);

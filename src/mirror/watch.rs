@@ -479,12 +479,29 @@ impl Drop for Hold<'_> {
 pub struct Standstill<'a> {
     errand: Option<Errand<'a>>,
     limit: Duration,
+    /// What keeps the clients of a test still.
+    #[cfg(test)]
+    _kept: Option<parking_lot::RwLockWriteGuard<'a, ()>>,
 }
 
 impl<'a> Standstill<'a> {
     pub(super) fn of(errand: Errand<'a>, limit: Duration) -> Self {
-        let errand = Some(errand);
-        Self { errand, limit }
+        Self {
+            errand: Some(errand),
+            limit,
+            #[cfg(test)]
+            _kept: None,
+        }
+    }
+
+    /// Clients of a test stand still until this is dropped.
+    #[cfg(test)]
+    pub fn keeping(guard: parking_lot::RwLockWriteGuard<'a, ()>) -> Self {
+        Self {
+            errand: None,
+            limit: Duration::from_secs(1),
+            _kept: Some(guard),
+        }
     }
 
     /// How long it may last.

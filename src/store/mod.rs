@@ -68,6 +68,14 @@ pub trait Source: Send + Sync {
     fn lookup(&self, parent: &Arc<Node>, name: &Name) -> Result<Stat>;
     /// The attributes of a node.
     fn stat(&self, node: &Arc<Node>) -> Result<Stat>;
+    /// Whether an object is gone for good. That no name of it is known says less: it may have others,
+    /// or be in the middle of a rename.
+    fn is_gone(&self, node: &Arc<Node>) -> bool {
+        let is_nameless = || node.place(Side::Primary).links().is_empty();
+        node.id != nodes::ROOT_ID
+            && is_nameless()
+            && self.stat(node).is_ok_and(|stat| stat.nlink == 0)
+    }
     /// The target of a symbolic link, byte for byte.
     fn read_link(&self, node: &Arc<Node>) -> Result<Vec<u8>>;
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.

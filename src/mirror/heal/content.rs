@@ -63,6 +63,16 @@ impl Worker<'_> {
             if !item.is_late {
                 return Ok(Next::Late);
             }
+            let differs =
+                primary.nlink != replica.nlink || self.links.contradicts(&primary, &replica);
+            if !self.is_whole && differs {
+                if !self.healing.doubt.lock().names_are_clear() {
+                    return Ok(Next::Wait);
+                }
+                // One of its other names is another object on the replica, perhaps one with as many
+                // names as this should have.
+                self.links.doubt(primary.ident);
+            }
             if !self.is_whole && replica.nlink > 1 {
                 let owner = self.links.owner(replica.ident);
                 let anothers = owner.is_some_and(|owner| owner != primary.ident);

@@ -247,11 +247,6 @@ impl Healing {
         }
     }
 
-    /// An op was carried: what it removed needs no healing. Called under its turn.
-    pub fn carried(&self, op: &Op<'_>) {
-        self.skipped.lock().removed(op);
-    }
-
     /// What was skipped could not be healed this time.
     fn remember(&self, node: &Arc<Node>, what: skipped::What, pins: &Pins) -> bool {
         self.skipped.lock().add(node, what, pins)

@@ -12,8 +12,6 @@ use std::sync::Arc;
 
 use crate::journal::{Aspect, Pins};
 use crate::store::Node;
-use crate::store::node::Side;
-use crate::store::nodes::ROOT_ID;
 use crate::store::op::{Action, Op, moves_content, swaps};
 
 /// What of one object.
@@ -43,7 +41,6 @@ impl Skipped {
     /// Notes an op that was skipped, under its turn. False when its marks do not outlive it: then
     /// they have to be dirty.
     pub(super) fn note(&mut self, op: &Op<'_>, pins: &Pins) -> bool {
-        self.removed(op);
         if pins.marks().is_empty() {
             return false;
         }
@@ -58,19 +55,6 @@ impl Skipped {
         touched(op)
             .into_iter()
             .all(|(node, what)| self.add(node, what, pins))
-    }
-
-    /// What an op has taken the last name of is gone, whether the op was carried or not.
-    pub(super) fn removed(&mut self, op: &Op<'_>) {
-        let victim = match &op.action {
-            Action::Unlink { victim, .. }
-            | Action::Rmdir { victim, .. }
-            | Action::Rename { victim, .. } => victim.as_ref(),
-            _ => None,
-        };
-        if let Some(victim) = victim.filter(|victim| is_nameless(victim)) {
-            self.lose(victim);
-        }
     }
 
     /// Notes one object. False when marks do not outlive it.
@@ -104,10 +88,9 @@ impl Skipped {
         self.0.remove(&(dir.serial, true));
     }
 
-    /// Objects that have no name, for now or for good.
-    pub(super) fn nameless(&self) -> Vec<Arc<Node>> {
-        let nodes = self.0.values().map(|left| &left.node);
-        nodes.filter(|node| is_nameless(node)).cloned().collect()
+    /// The objects of all of it.
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
+        self.0.values().map(|left| left.node.clone()).collect()
     }
 
     /// An object is gone: there is nothing to heal of it.
@@ -126,11 +109,6 @@ impl Skipped {
     pub(super) fn take(&mut self) -> Vec<Left> {
         self.0.drain().map(|(_, left)| left).collect()
     }
-}
-
-/// Whether no name leads to an object: it is gone, or in the middle of a rename.
-pub(super) fn is_nameless(node: &Node) -> bool {
-    node.id != ROOT_ID && node.place(Side::Primary).links().is_empty()
 }
 
 fn joined(one: &What, other: What) -> What {

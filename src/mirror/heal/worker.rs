@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::item::{Depth, Item, Job, Next, Task};
 use super::links::Links;
 use super::place::{self, Found, Held, Pair, Way};
-use super::skipped::{What, is_nameless};
+use super::skipped::What;
 use super::still::Squeeze;
 use super::{Ground, Halt, Healing, Outcome, Stop, Summary};
 use crate::journal::{Aspect, Mark, Object, Pins};
@@ -413,18 +413,17 @@ impl<'a> Worker<'a> {
         if self.let_go_at.elapsed() < LET_GO {
             return Ok(());
         }
+        let source = self.ground.source();
         let mut gone = Vec::new();
         for items in [&mut self.dirs, &mut self.leaves, &mut self.late] {
-            gone.extend(items.extract_if(.., |item| is_nameless(item.held.node())));
+            gone.extend(items.extract_if(.., |item| source.is_gone(item.held.node())));
         }
         for item in gone {
             self.attend(item)?;
         }
-        let skipped = self.healing.skipped.lock().nameless();
-        for node in skipped {
-            if self.is_gone(&node)? {
-                self.healing.skipped.lock().lose(&node);
-            }
+        let skipped = self.healing.skipped.lock().nodes();
+        for node in skipped.iter().filter(|node| source.is_gone(node)) {
+            self.healing.skipped.lock().lose(node);
         }
         self.let_go_at = Instant::now();
         Ok(())

@@ -2,6 +2,7 @@
 //! Two trees, a log, and a mirror small enough to be seen through: ops are marked, carried out on
 //! the primary, and followed on the replica only while it is there and healing admits them.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 
 use crate::journal::{Aspect, Intent, Journal, Key, Object, Origin, Pins, Twin, Want};
@@ -59,14 +60,17 @@ pub(super) struct Bench {
     pub(super) stills: AtomicUsize,
     /// Clients that go on while it is healed.
     pub(super) working: AtomicUsize,
-    /// Ops that have come to an end.
-    ended: AtomicUsize,
-    /// How many they were when everything was to stand still the last time.
-    ended_before: AtomicUsize,
+    /// Held by whoever is in the middle of an op; all of it by healing while everything stands still.
+    still: RwLock<()>,
 }
 
 /// Healing that wants this more often does not come to an end.
 const STILLS_MAX: usize = 100;
+
+thread_local! {
+    /// What is done now is done by healing's own thread, before a hold.
+    static IS_HOOK: Cell<bool> = const { Cell::new(false) };
+}
 
 pub(super) type Hook = Box<dyn FnOnce(&Bench) + Send>;
 
@@ -113,8 +117,7 @@ impl Bench {
             went_wrong: Mutex::default(),
             stills: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
-            ended: AtomicUsize::new(0),
-            ended_before: AtomicUsize::new(0),
+            still: RwLock::new(()),
         }
     }
 
@@ -277,6 +280,7 @@ impl Bench {
 
     /// Carries out one op: on the primary, and where it may be on the replica.
     pub(super) fn apply(&self, action: Action, data: &[u8]) -> Result<Option<Arc<Node>>> {
+        let _going = (!IS_HOOK.get()).then(|| self.still.read());
         let op = Op {
             needs: Needs::DAEMON,
             action,
@@ -325,7 +329,6 @@ impl Bench {
             self.skip(&op, &pins);
         }
         drop(turn);
-        self.ended.fetch_add(1, Ordering::Release);
         Ok(node)
     }
 
@@ -655,25 +658,20 @@ impl Ground for Bench {
         };
         drop(hook);
         if let Some((_, run)) = due {
+            IS_HOOK.set(true);
             run(self);
+            IS_HOOK.set(false);
         }
         Ok(self.order.enter(&claims).into())
     }
     fn stand_still(&self) -> std::result::Result<Standstill<'_>, Fault> {
-        // Nobody is held up here. But whoever is in the middle of an op comes to its end.
-        let before = self.ended_before.load(Ordering::Relaxed);
-        let is_stuck = || self.ended.load(Ordering::Acquire) == before;
-        while is_stuck() && self.working.load(Ordering::Acquire) > 0 {
-            std::thread::yield_now();
-        }
-        let ended = self.ended.load(Ordering::Acquire);
-        self.ended_before.store(ended, Ordering::Relaxed);
+        let standstill = Standstill::keeping(self.still.write());
         let is_over = self.working.load(Ordering::Acquire) == 0;
         if is_over && self.stills.fetch_add(1, Ordering::Relaxed) > STILLS_MAX {
             let doing = "healing, which does not come to an end".to_owned();
             return Err(Fault::new(Errno::TIMEDOUT, doing));
         }
-        Ok(Standstill::default())
+        Ok(standstill)
     }
     fn journal(&self) -> &Journal {
         &self.journal

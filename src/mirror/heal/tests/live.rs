@@ -268,7 +268,8 @@ fn a_skipped_turn_is_found() {
 /// What an outage leaves is healed, whatever was done in it.
 #[test]
 fn any_outage_is_healed() {
-    for seed in seeds(1..=25) {
+    // The last one left a file in the place of a hard link, which had as many names as that should have.
+    for seed in seeds(1..=25).chain([930_006_142]) {
         heal_under_load(1000 + seed, 1, 300, 0);
     }
 }
