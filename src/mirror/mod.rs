@@ -545,6 +545,12 @@ impl Mirror {
         carried: std::result::Result<Carry, Fault>,
         marked: &Marked,
     ) -> Carried {
+        if let Some(healing) = way.healing()
+            && let Some(victim) = op.victim()
+            && self.source.is_gone(victim)
+        {
+            healing.gone(victim);
+        }
         match carried {
             Ok(Carry::Done) => {}
             Ok(Carry::Skipped) => return Carried::Skipped,

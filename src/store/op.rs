@@ -450,6 +450,17 @@ impl Op<'_> {
         }
     }
 
+    /// The object that it takes a name from.
+    #[must_use]
+    pub fn victim(&self) -> Option<&Arc<Node>> {
+        match &self.action {
+            Action::Unlink { victim, .. }
+            | Action::Rmdir { victim, .. }
+            | Action::Rename { victim, .. } => victim.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether it may give blocks or an inode back.
     #[must_use]
     pub fn frees(&self) -> bool {

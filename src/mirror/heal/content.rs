@@ -66,11 +66,8 @@ impl Worker<'_> {
             let differs =
                 primary.nlink != replica.nlink || self.links.contradicts(&primary, &replica);
             if !self.is_whole && differs {
-                if !self.healing.doubt.lock().names_are_clear() {
-                    return Ok(Next::Wait);
-                }
                 // One of its other names is another object on the replica, perhaps one with as many
-                // names as this should have.
+                // names as this should have; or it is still to come.
                 self.links.doubt(primary.ident);
             }
             if !self.is_whole && replica.nlink > 1 {

@@ -247,6 +247,11 @@ impl Healing {
         }
     }
 
+    /// An object is gone for good: nothing of it is to be healed, and nobody is to keep it.
+    pub fn gone(&self, node: &Node) {
+        self.skipped.lock().lose(node);
+    }
+
     /// What was skipped could not be healed this time.
     fn remember(&self, node: &Arc<Node>, what: skipped::What, pins: &Pins) -> bool {
         self.skipped.lock().add(node, what, pins)

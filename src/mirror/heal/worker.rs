@@ -77,6 +77,8 @@ pub(super) struct Worker<'a> {
     pub(super) must_escalate: bool,
     /// The log says so, until this is dropped.
     pub(super) noted: Option<Pins>,
+    /// Items that are done.
+    ended: u64,
     /// When what is gone was let go the last time.
     let_go_at: Instant,
     stuck: u32,
@@ -119,6 +121,7 @@ impl<'a> Worker<'a> {
             moved_bytes: 0,
             must_escalate: false,
             noted: None,
+            ended: 0,
             let_go_at: Instant::now(),
             stuck: 0,
             renames: 0,
@@ -168,11 +171,16 @@ impl<'a> Worker<'a> {
             self.wholes.clear();
             self.marked.clear();
             self.above = None;
+            let before = self.ended;
             self.moves()?;
             self.begin();
             self.empty()?;
             self.count_names()?;
             self.finish();
+            if self.ended == before && !self.waiting.is_empty() {
+                // They wait for each other. Nothing waits while all names of the tree are seen.
+                self.escalate()?;
+            }
         }
     }
 
@@ -467,6 +475,7 @@ impl<'a> Worker<'a> {
         drop(item);
         self.jobs[number].left = self.jobs[number].left.saturating_sub(1);
         self.stuck = 0;
+        self.ended += 1;
         if self.jobs[number].left == 0 {
             self.end(number);
         }

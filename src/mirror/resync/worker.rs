@@ -358,6 +358,10 @@ impl<'a> Worker<'a> {
                 opened => Some(opened.on(Copy::Primary, "openat2")?),
             },
         };
+        if source.is_some() && shared.workers > 1 {
+            // It may be a large one: others can go on.
+            shared.queue.push(self.found.drain(..).rev());
+        }
         match (source, replica.is_some() && is_other.is_none()) {
             (Some(source), true) => self.compare_object(name, primary, source.as_fd()),
             (Some(source), false) => self.create(name, primary, source.as_fd()),

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Stdio};
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags};
@@ -50,16 +51,18 @@ fn child_of(pid: u32) -> u32 {
 /// somebody else, or said that the same command goes on, which it refused to. It does go on.
 #[test]
 fn seeding_interrupted() {
+    const LARGE: usize = 400 << 20;
     need_product!();
     for foreground in [true, false] {
         let mut mount = Wish::default().prepare();
         for dir in 0..10 {
             let dir = mount.primary.join(dir.to_string());
             std::fs::create_dir(&dir).expect("mkdir");
-            for n in 0..600 {
+            for n in 0..100 {
                 std::fs::write(dir.join(n.to_string()), format!("{n}")).expect("write");
             }
         }
+        std::fs::write(mount.primary.join("large"), vec![7; LARGE]).expect("write");
         let words: &[&str] = if foreground { &["--foreground"] } else { &[] };
         let mut command = mount.command(words);
         command
@@ -70,9 +73,10 @@ fn seeding_interrupted() {
         let pid = child.0.id();
         let daemon = if foreground { pid } else { child_of(pid) };
         // Some of it is there, and most is not.
-        let count = || std::fs::read_dir(&mount.replica).map_or(0, Iterator::count);
-        wait_until("seeding is under way", || count() >= 2);
-        assert!(count() < 10, "it was too quick for this test");
+        let large = || mount.replica.join("large").metadata();
+        let copied = || large().map_or(0, |stat| stat.blocks() * 512);
+        wait_until("seeding is under way", || copied() > 0);
+        assert!(copied() < LARGE as u64, "it was too quick for this test");
         signal(daemon, Signal::TERM);
         assert_eq!(code_of(&mut child.0), Some(8), "foreground: {foreground}");
         assert!(!is_mounted(&mount.mountpoint));
