@@ -106,7 +106,7 @@ impl Mirror {
         if let Some(healing) = way.healing() {
             if !healing.admits(&attributes_of(node)) {
                 // Once it has been healed; what is gone never is, and is let go.
-                if !self.source.is_gone(node) {
+                if !self.source.is_removed(node) {
                     self.times.touch(node);
                 }
                 return Some(rest);

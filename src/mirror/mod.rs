@@ -547,7 +547,7 @@ impl Mirror {
     ) -> Carried {
         if let Some(healing) = way.healing()
             && let Some(victim) = op.victim()
-            && self.source.is_gone(victim)
+            && self.source.is_removed(victim)
         {
             healing.gone(victim);
         }

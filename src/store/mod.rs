@@ -70,7 +70,7 @@ pub trait Source: Send + Sync {
     fn stat(&self, node: &Arc<Node>) -> Result<Stat>;
     /// Whether an object is gone for good. That no name of it is known says less: it may have others,
     /// or be in the middle of a rename.
-    fn is_gone(&self, node: &Arc<Node>) -> bool {
+    fn is_removed(&self, node: &Arc<Node>) -> bool {
         let is_nameless = || node.place(Side::Primary).links().is_empty();
         node.id != nodes::ROOT_ID
             && is_nameless()

@@ -81,33 +81,20 @@ pub fn open_parent(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, Name)>
 }
 
 /// One name of a directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// The name.
     pub name: Name,
-    /// The number of the kind of object it is (`d_type`); 0 where the file system does not say.
-    kind: u8,
+    kind: FileType,
 }
 
 impl Entry {
     /// What kind of object it was when it was listed, where the file system says so.
     #[must_use]
     pub fn kind(&self) -> Option<FileType> {
-        KINDS.get(usize::from(self.kind)).copied().flatten()
+        Some(self.kind).filter(|kind| *kind != FileType::Unknown)
     }
 }
-
-/// By number, the first being none.
-const KINDS: [Option<FileType>; 8] = [
-    None,
-    Some(FileType::RegularFile),
-    Some(FileType::Directory),
-    Some(FileType::Symlink),
-    Some(FileType::Fifo),
-    Some(FileType::Socket),
-    Some(FileType::CharacterDevice),
-    Some(FileType::BlockDevice),
-];
 
 /// All entries of a directory that was opened just now, in byte order, without `.` and `..`.
 pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<Entry>> {
@@ -120,13 +107,11 @@ pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<Entry>> {
         let bytes = entry.file_name().to_bytes();
         if !matches!(bytes, b"." | b"..") {
             let name = Name::new(std::ffi::OsStr::from_bytes(bytes))?;
-            let told = Some(entry.file_type());
-            let kind = KINDS.iter().skip(1).position(|kind| *kind == told);
-            let kind = kind.map_or(0, |n| u8::try_from(n + 1).unwrap_or(0));
+            let kind = entry.file_type();
             found.push(Entry { name, kind });
         }
     }
-    found.sort_unstable();
+    found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     found.dedup_by(|a, b| a.name == b.name);
     Ok(found)
 }

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: MIT
 //! One object that is no directory, or the attributes of any: compared and made equal.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, OFlags};
 
 use super::item::{Item, Next, Task};
 use super::place::{Pair, Way};
 use super::worker::Worker;
-use super::{Halt, Outcome};
+use super::{Halt, Healing, Outcome};
 use crate::mirror::failure::Copy;
 use crate::mirror::resync::Lacks;
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{File, On, Trouble, next_data};
-use crate::mirror::resync::object::{Rewriter, open, open_as};
+use crate::mirror::resync::object::{Rewriter, make_readable, open, open_as};
 use crate::store::node::{Link, Side};
 use crate::store::{Name, Stat, walk};
-use crate::sys::{Errno, at};
+use crate::sys::Errno;
 
 /// Bytes of a file compared in one hold: writers wait no longer than this takes.
 pub(super) const PART: u64 = 16 << 20;
@@ -63,13 +64,6 @@ impl Worker<'_> {
             if !item.is_late {
                 return Ok(Next::Late);
             }
-            let differs =
-                primary.nlink != replica.nlink || self.links.contradicts(&primary, &replica);
-            if !self.is_whole && differs {
-                // One of its other names is another object on the replica, perhaps one with as many
-                // names as this should have; or it is still to come.
-                self.links.doubt(primary.ident);
-            }
             if !self.is_whole && replica.nlink > 1 {
                 let owner = self.links.owner(replica.ident);
                 let anothers = owner.is_some_and(|owner| owner != primary.ident);
@@ -86,14 +80,18 @@ impl Worker<'_> {
                     return Ok(Next::Done);
                 }
             }
+            let differs =
+                primary.nlink != replica.nlink || self.links.contradicts(&primary, &replica);
+            if !self.is_whole && differs {
+                // One of its other names is another object on the replica, perhaps one with as many
+                // names as this should have; or it is still to come.
+                self.links.doubt(primary.ident);
+            }
         }
         let kind = primary.kind();
         let source = open_as(above_p, c_name, kind, Copy::Primary)?;
         let held = open_replica(above_r, name, &replica)?;
-        if !item.is_begun {
-            item.is_begun = true;
-            self.healing.files_opened.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_opened(item);
         let mut want = Attrs::read(source.as_fd(), Copy::Primary, false)?;
         if kind == FileType::RegularFile {
             let mut have = Stat::of(held.as_fd()).on(Copy::Replica, "statx")?;
@@ -121,17 +119,8 @@ impl Worker<'_> {
                 held: held.as_fd(),
                 ident: have.ident,
             };
-            let (stop, healing) = (self.stop, self.healing);
-            let mut passed = 0;
-            let mut step = |bytes| {
-                passed += bytes;
-                healing.bytes_compared.fetch_add(bytes, Ordering::Relaxed);
-                healing.beat();
-                if stop.load(Ordering::Relaxed) {
-                    return Err(Errno::INTR);
-                }
-                Ok(())
-            };
+            let passed = Cell::new(0);
+            let mut step = stepping(self.stop, self.healing, &passed);
             let (p, r) = files(&have);
             let found =
                 self.content
@@ -139,7 +128,7 @@ impl Worker<'_> {
             self.healing
                 .bytes_written
                 .fetch_add(found.written, Ordering::Relaxed);
-            self.moved_bytes += passed + found.written;
+            self.moved_bytes += passed.get() + found.written;
             have = Stat::of(held.as_fd()).on(Copy::Replica, "statx")?;
             let (p, r) = files(&have);
             let next = next_data(p, r, part.end)?;
@@ -198,39 +187,31 @@ impl Worker<'_> {
             fd: source.as_fd(),
             size: want.stat.size,
         };
-        let (stop, healing) = (self.stop, self.healing);
-        let mut passed = 0;
-        let mut step = |bytes| {
-            passed += bytes;
-            healing.bytes_compared.fetch_add(bytes, Ordering::Relaxed);
-            healing.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-            healing.beat();
-            if stop.load(Ordering::Relaxed) {
-                return Err(Errno::INTR);
-            }
-            Ok(())
-        };
-        let is_cloned = self.content.clone_all(file, held.as_fd(), &mut step)?;
-        if !is_cloned && want.stat.size > PART {
+        let passed = Cell::new(0);
+        let mut step = stepping(self.stop, self.healing, &passed);
+        if want.stat.size <= PART {
+            self.content.copy(file, held.as_fd(), &mut step)?;
+        } else if !self.content.clone_all(file, held.as_fd(), &mut step)? {
             return Ok(false);
         }
         self.introduce(primary, &have);
+        self.count_opened(item);
+        self.healing
+            .bytes_written
+            .fetch_add(passed.get(), Ordering::Relaxed);
+        self.moved_bytes += 2 * passed.get();
+        self.summary.repaired += 1;
+        let lack = &mut self.summary.lacking();
+        want.carry_to_new(held.as_fd(), &self.proven, lack)?;
+        Ok(true)
+    }
+
+    /// Counts an object whose content is looked at, once.
+    fn count_opened(&self, item: &mut Item) {
         if !item.is_begun {
             item.is_begun = true;
             self.healing.files_opened.fetch_add(1, Ordering::Relaxed);
         }
-        if !is_cloned {
-            self.content.copy(file, held.as_fd(), &mut step)?;
-        }
-        self.moved_bytes += 2 * passed;
-        let summary = &mut self.summary;
-        summary.repaired += 1;
-        want.carry_to_new(held.as_fd(), &self.proven, &mut |lack, detail| {
-            summary.losses += 1;
-            summary.lacks.insert(lack);
-            tracing::debug!("the replica cannot hold this: {detail}");
-        })?;
-        Ok(true)
     }
 
     /// Carries attributes over where they differ.
@@ -245,12 +226,25 @@ impl Worker<'_> {
             return Ok(());
         }
         self.summary.repaired += 1;
-        let summary = &mut self.summary;
-        want.carry_over(fd, is_root, false, &mut |lack, detail| {
-            summary.losses += 1;
-            summary.lacks.insert(lack);
-            tracing::debug!("the replica cannot hold this: {detail}");
-        })
+        want.carry_over(fd, is_root, false, &mut self.summary.lacking())
+    }
+}
+
+/// What is called with the bytes of each step of a file: they are counted, in `passed` too, and healing
+/// can be stopped there.
+fn stepping<'a>(
+    stop: &'a AtomicBool,
+    healing: &'a Healing,
+    passed: &'a Cell<u64>,
+) -> impl FnMut(u64) -> Result<(), Errno> + 'a {
+    move |bytes| {
+        passed.set(passed.get() + bytes);
+        healing.bytes_compared.fetch_add(bytes, Ordering::Relaxed);
+        healing.beat();
+        if stop.load(Ordering::Relaxed) {
+            return Err(Errno::INTR);
+        }
+        Ok(())
     }
 }
 
@@ -262,8 +256,7 @@ fn open_replica(dir: BorrowedFd<'_>, name: &Name, replica: &Stat) -> Result<Owne
             errno: Errno::ACCESS,
             ..
         }) => {
-            let place = walk::open(dir, c_name, OFlags::PATH, 0).on(Copy::Replica, "openat2")?;
-            at::chmod(place.as_fd(), 0o600).on(Copy::Replica, "fchmodat2")?;
+            make_readable(dir, c_name, 0o600)?;
             open_as(dir, c_name, kind, Copy::Replica)
         }
         opened => opened,

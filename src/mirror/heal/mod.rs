@@ -28,8 +28,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::journal::{Journal, Pins};
 use crate::mirror::failure::{Copy, Named};
 use crate::mirror::replica::Fault;
-use crate::mirror::resync::Lacks;
 use crate::mirror::resync::content::Trouble;
+use crate::mirror::resync::{Lack, Lacks};
 use crate::mirror::watch::{Hold, Standstill};
 use crate::store::op::Claims;
 use crate::store::{Ident, Node, Nodes, Op, Source, Time};
@@ -155,6 +155,17 @@ pub struct Summary {
     pub losses: u64,
     /// Their kinds.
     pub lacks: Lacks,
+}
+
+impl Summary {
+    /// What is called with each thing the replica cannot hold.
+    fn lacking(&mut self) -> impl FnMut(Lack, String) + '_ {
+        |lack, detail| {
+            self.losses += 1;
+            self.lacks.insert(lack);
+            tracing::debug!("the replica cannot hold this: {detail}");
+        }
+    }
 }
 
 /// How far healing is.

@@ -296,9 +296,7 @@ impl Worker<'_> {
         };
         match special {
             Err(errno) if cannot_hold(errno) => {
-                self.summary.losses += 1;
-                self.summary.lacks.insert(Lack::Entry);
-                tracing::debug!("the replica cannot hold this: {}", Named(errno));
+                self.summary.lacking()(Lack::Entry, Named(errno).to_string());
                 return Ok(None);
             }
             made => made.on(Copy::Replica, "mknodat")?,
@@ -392,9 +390,7 @@ impl Worker<'_> {
         let (from, to) = (above.replica.as_fd(), dir.pair.replica.as_fd());
         match rustix::fs::linkat(from, old, to, name.as_c_str(), AtFlags::empty()) {
             Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)) => {
-                self.summary.losses += 1;
-                self.summary.lacks.insert(Lack::Links);
-                tracing::debug!("a hard link becomes a copy: {}", Named(errno));
+                self.summary.lacking()(Lack::Links, format!("a hard link: {}", Named(errno)));
                 return Ok(None);
             }
             linked => linked.on(Copy::Replica, "linkat")?,

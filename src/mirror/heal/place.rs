@@ -16,6 +16,7 @@ use crate::journal::Object;
 use crate::mirror::attach::stamp;
 use crate::mirror::failure::Copy;
 use crate::mirror::resync::content::On;
+use crate::mirror::resync::object::make_readable;
 use crate::store::node::{Link, Node, Side};
 use crate::store::nodes::ROOT_ID;
 use crate::store::op::{Claim, Claims};
@@ -222,9 +223,7 @@ impl Way {
         }
         let replica = match walk::open_dir(above.replica.as_fd(), name) {
             Err(Errno::ACCESS) => {
-                let held = walk::open(above.replica.as_fd(), name, OFlags::PATH, 0);
-                let held = held.on(Copy::Replica, "openat2")?;
-                at::chmod(held.as_fd(), 0o700).on(Copy::Replica, "fchmodat2")?;
+                make_readable(above.replica.as_fd(), name, 0o700)?;
                 walk::open_dir(above.replica.as_fd(), name)
             }
             opened => opened,

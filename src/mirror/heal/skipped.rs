@@ -88,16 +88,16 @@ impl Skipped {
         self.0.remove(&(dir.serial, true));
     }
 
-    /// The objects of all of it.
-    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
-        self.0.values().map(|left| left.node.clone()).collect()
-    }
-
     /// An object is gone: there is nothing to heal of it.
     pub(super) fn lose(&mut self, node: &Node) {
         for is_names in [false, true] {
             self.0.remove(&(node.serial, is_names));
         }
+    }
+
+    /// Forgets objects of which nothing is to be healed.
+    pub(super) fn forget(&mut self, is_over: impl Fn(&Arc<Node>) -> bool) {
+        self.0.retain(|_, left| !is_over(&left.node));
     }
 
     /// Whether there is nothing.

@@ -424,15 +424,13 @@ impl<'a> Worker<'a> {
         let source = self.ground.source();
         let mut gone = Vec::new();
         for items in [&mut self.dirs, &mut self.leaves, &mut self.late] {
-            gone.extend(items.extract_if(.., |item| source.is_gone(item.held.node())));
+            gone.extend(items.extract_if(.., |item| source.is_removed(item.held.node())));
         }
         for item in gone {
             self.attend(item)?;
         }
-        let skipped = self.healing.skipped.lock().nodes();
-        for node in skipped.iter().filter(|node| source.is_gone(node)) {
-            self.healing.skipped.lock().lose(node);
-        }
+        let is_removed = |node: &Arc<Node>| source.is_removed(node);
+        self.healing.skipped.lock().forget(is_removed);
         self.let_go_at = Instant::now();
         Ok(())
     }

@@ -270,38 +270,37 @@ impl Attrs {
         proven: &Mutex<Proven>,
         lack: &mut dyn FnMut(Lack, String),
     ) -> std::result::Result<(), Trouble> {
-        let want = &self.stat;
-        let is_plain = || -> Result<bool> {
-            let own = self.flags.unwrap_or(0) & FLAGS;
-            if own != 0 || !self.xattrs.is_empty() || !at::xattr_names(fd)?.is_empty() {
-                return Ok(false);
-            }
-            if self.flags.is_some() && at::get_flags(fd)? & FLAGS != 0 {
-                return Ok(false);
-            }
-            at::chown(fd, Some(want.uid), Some(want.gid))?;
-            if want.kind() != FileType::Symlink {
-                at::chmod(fd, want.permissions())?;
-            }
-            let (last_access, last_modification) = (want.atime.into(), want.mtime.into());
-            at::utimens(
-                fd,
-                &Timestamps {
-                    last_access,
-                    last_modification,
-                },
-            )?;
-            if proven.lock().keeps(want) {
-                return Ok(true);
-            }
-            let found = Stat::of(fd)?;
-            Ok(proven.lock().has_kept(want, &found))
-        };
-        match is_plain() {
+        match self.set_plain(fd, proven) {
             Ok(true) => Ok(()),
             // What went wrong it finds again, and names.
             Ok(false) | Err(_) => self.carry_over(fd, false, true, lack),
         }
+    }
+
+    /// Sets owner, mode and times; false where there is more to carry, or this was not kept.
+    fn set_plain(&self, fd: BorrowedFd<'_>, proven: &Mutex<Proven>) -> Result<bool> {
+        let want = &self.stat;
+        let own = self.flags.unwrap_or(0) & FLAGS;
+        if own != 0 || !self.xattrs.is_empty() || !at::xattr_names(fd)?.is_empty() {
+            return Ok(false);
+        }
+        if self.flags.is_some() && at::get_flags(fd)? & FLAGS != 0 {
+            return Ok(false);
+        }
+        at::chown(fd, Some(want.uid), Some(want.gid))?;
+        if want.kind() != FileType::Symlink {
+            at::chmod(fd, want.permissions())?;
+        }
+        let times = Timestamps {
+            last_access: want.atime.into(),
+            last_modification: want.mtime.into(),
+        };
+        at::utimens(fd, &times)?;
+        if proven.lock().keeps(want) {
+            return Ok(true);
+        }
+        let found = Stat::of(fd)?;
+        Ok(proven.lock().has_kept(want, &found))
     }
 
     /// Makes the replica's object behind `fd` equal to these, and looks whether it is.

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Advice, FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
-use crate::mirror::failure::Copy;
+use crate::mirror::failure::{Copy, Failure};
 use crate::sys::{Errno, Result};
 
 /// The granularity of hole maps and of repair.
@@ -33,6 +33,18 @@ pub(in crate::mirror) struct Trouble {
     pub(in crate::mirror) errno: Errno,
 }
 
+impl Trouble {
+    /// With the object it was about.
+    pub(in crate::mirror) fn at(&self, path: Vec<u8>) -> Failure {
+        Failure {
+            copy: self.copy,
+            path,
+            call: self.call,
+            errno: self.errno,
+        }
+    }
+}
+
 /// Marks the error of a call with the copy it was made on.
 pub(in crate::mirror) trait On<T> {
     fn on(self, copy: Copy, call: &'static str) -> std::result::Result<T, Trouble>;
@@ -49,30 +61,27 @@ type Ranges = Vec<(u64, u64)>;
 
 /// What the file system calls data in `[from, size)`, or `None` where it cannot say.
 fn data_ranges(fd: BorrowedFd<'_>, from: u64, size: u64) -> Result<Option<Ranges>> {
-    if from >= size {
-        return Ok(Some(Vec::new()));
-    }
-    match rustix::fs::seek(fd, SeekFrom::Hole(from)) {
-        // All of it, as nearly always.
-        Ok(end) if end >= size => return Ok(Some(vec![(from, size)])),
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
-        // What is wrong the next call says; with nothing left behind `from` nothing is.
-        _ => {}
-    }
     let mut found = Vec::new();
     let mut at = from;
     while at < size {
-        let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
-            // The next data is behind the part we look at.
-            Ok(start) if start >= size => break,
-            Ok(start) => start,
+        // Where `at` is in a hole that is `at` itself.
+        let end = match rustix::fs::seek(fd, SeekFrom::Hole(at)) {
+            Ok(end) => end.min(size),
             Err(Errno::NXIO) => break,
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             Err(errno) => return Err(errno),
         };
-        let end = rustix::fs::seek(fd, SeekFrom::Hole(start))?.min(size);
-        found.push((start, end));
-        at = end.max(start + 1);
+        if end > at {
+            found.push((at, end));
+        }
+        if end == size {
+            break;
+        }
+        at = match rustix::fs::seek(fd, SeekFrom::Data(end)) {
+            Ok(next) => next,
+            Err(Errno::NXIO) => break,
+            Err(errno) => return Err(errno),
+        };
     }
     if found.iter().map(|&(start, end)| end - start).sum::<u64>() < size.saturating_sub(from) {
         // Readahead past the data would fill preallocated space with cached zeros, which
@@ -404,15 +413,10 @@ impl Content {
                     step(count).on(Copy::Primary, "pread")?;
                 }
             }
-            if end == primary.size {
-                break;
+            match data_after(primary, end).on(Copy::Primary, "lseek")? {
+                Some(next) => from = next,
+                None => break,
             }
-            from = match rustix::fs::seek(primary.fd, SeekFrom::Data(end)) {
-                Ok(next) => next,
-                Err(Errno::NXIO) => break,
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => end,
-                Err(errno) => return Err(errno).on(Copy::Primary, "lseek"),
-            };
         }
         Ok(())
     }
@@ -486,18 +490,24 @@ pub(in crate::mirror) fn next_data(
     replica: File<'_>,
     at: u64,
 ) -> std::result::Result<Option<u64>, Trouble> {
-    let next = |file: File<'_>| match rustix::fs::seek(file.fd, SeekFrom::Data(at)) {
-        _ if at >= file.size => Ok(None),
+    let found = [
+        data_after(primary, at).on(Copy::Primary, "lseek")?,
+        data_after(replica, at).on(Copy::Replica, "lseek")?,
+    ];
+    Ok(found.into_iter().flatten().min())
+}
+
+/// The same, of one file.
+fn data_after(file: File<'_>, at: u64) -> Result<Option<u64>> {
+    if at >= file.size {
+        return Ok(None);
+    }
+    match rustix::fs::seek(file.fd, SeekFrom::Data(at)) {
         Ok(start) => Ok(Some(start).filter(|&start| start < file.size)),
         Err(Errno::NXIO) => Ok(None),
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(at)),
         Err(errno) => Err(errno),
-    };
-    let found = [
-        next(primary).on(Copy::Primary, "lseek")?,
-        next(replica).on(Copy::Replica, "lseek")?,
-    ];
-    Ok(found.into_iter().flatten().min())
+    }
 }
 
 fn covers_all(blocks: &[(u64, u64)], at: u64, len: usize) -> bool {

@@ -68,7 +68,7 @@ pub struct How {
     pub until: Option<Instant>,
     /// Bytes to compare or copy per second, at most.
     pub bytes_per_second: Option<u64>,
-    /// Threads that walk, this one included.
+    /// Threads that walk, this one included: at least 1.
     pub workers: usize,
 }
 
@@ -207,18 +207,15 @@ pub fn reconcile(
     how: How,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Summary, Failure> {
-    let at_root = |trouble: Trouble| Failure {
-        copy: trouble.copy,
-        path: Vec::new(),
-        call: trouble.call,
-        errno: trouble.errno,
-    };
     let used = rustix::fs::fstatvfs(primary).map_or(0, |fs| {
         fs.f_blocks
             .saturating_sub(fs.f_bfree)
             .saturating_mul(fs.f_frsize)
     });
-    let open = |dir, copy| walk::reopen(dir).on(copy, "openat2").map_err(at_root);
+    let open = |dir, copy| {
+        let opened = walk::reopen(dir).on(copy, "openat2");
+        opened.map_err(|trouble| trouble.at(Vec::new()))
+    };
     let roots = || -> Result<_, Failure> {
         let (p, r) = (open(primary, Copy::Primary)?, open(replica, Copy::Replica)?);
         Ok(Arc::new(Pair::new(p, r)))
@@ -229,8 +226,12 @@ pub fn reconcile(
     if shared.has_uneven.load(Ordering::Relaxed) {
         // Which of two names is wrong depends on which was seen first.
         let root = roots()?;
-        let mut again = Shared::new(shared.how.clone(), &root, used);
-        (again.workers, again.links_only) = (1, true);
+        let alone = How {
+            workers: 1,
+            ..shared.how.clone()
+        };
+        let mut again = Shared::new(alone, &root, used);
+        again.links_only = true;
         std::mem::swap(&mut again.found, &mut shared.found);
         again.walk(&root, &mut |_| ())?;
         shared.found = again.found;
@@ -253,7 +254,6 @@ enum Task {
 #[derive(Debug)]
 struct Shared {
     how: How,
-    workers: usize,
     queue: Queue<Task>,
     opened: Opened,
     links: Links,
@@ -275,7 +275,6 @@ struct Shared {
 impl Shared {
     fn new(how: How, root: &Arc<Pair>, bytes_max: u64) -> Self {
         Self {
-            workers: how.workers.max(1),
             found: Mutex::new(Findings::new(how.kept_max)),
             how,
             queue: Queue::new(Task::Enter(Branch::root(root.clone()))),
@@ -296,7 +295,7 @@ impl Shared {
     fn walk(&self, root: &Arc<Pair>, progress: &mut dyn FnMut(&Progress)) -> Result<(), Failure> {
         let mut own = Worker::new(self, root, Some(progress));
         std::thread::scope(|scope| {
-            for _ in 1..self.workers {
+            for _ in 1..self.how.workers {
                 let work = || {
                     let _over = GivesUp(&self.queue);
                     Worker::new(self, root, None).run();
@@ -311,7 +310,7 @@ impl Shared {
         });
         let failed = self.failure.lock().take();
         failed.map_or(Ok(()), Err)?;
-        own.leave_late().map_err(|trouble| own.failure(&trouble))?;
+        own.leave_late().map_err(|trouble| trouble.at(own.path()))?;
         self.check_apart()
     }
 

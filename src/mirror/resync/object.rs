@@ -52,6 +52,12 @@ pub(in crate::mirror) fn open_as(
     Ok(fd)
 }
 
+/// Lets the owner read, and change, what the replica keeps from him.
+pub(in crate::mirror) fn make_readable(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Outcome<()> {
+    let place = walk::open(dir, name, OFlags::PATH, 0).on(Copy::Replica, "openat2")?;
+    at::chmod(place.as_fd(), mode).on(Copy::Replica, "fchmodat2")
+}
+
 fn same_version(a: &Stat, b: &Stat) -> bool {
     (a.size, a.mtime, a.ctime) == (b.size, b.mtime, b.ctime)
 }
@@ -294,14 +300,14 @@ impl Worker<'_> {
             Err(Errno::ACCESS) if self.shared.how.repair => {}
             opened => return Ok(Opened::Held(opened.on(Copy::Replica, "openat2")?)),
         }
-        let place = walk::open(top, c_name, OFlags::PATH, 0).on(Copy::Replica, "openat2")?;
-        if Stat::of(place.as_fd()).on(Copy::Replica, "statx")?.nlink > 1 {
+        let replica = Stat::of_name(top, c_name).on(Copy::Replica, "statx")?;
+        if replica.nlink > 1 {
             self.report(Kind::Metadata, None, || {
                 "cannot be read on replica".to_owned()
             });
             return Ok(Opened::Replace);
         }
-        at::chmod(place.as_fd(), 0o600).on(Copy::Replica, "fchmodat2")?;
+        make_readable(top, c_name, 0o600)?;
         open_as(top, c_name, kind, Copy::Replica).map(Opened::Held)
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode};
 
 use super::attrs::{Attrs, Lack, Lacks};
 use super::branch::{Branch, Listed, Pair};
@@ -18,11 +18,11 @@ use super::content::{Content, On, Trouble};
 use super::links::{Spot, Wrong};
 use super::{Kind, Outcome, Progress, Shared, Task, object, word};
 use crate::mirror::attach::stamp;
-use crate::mirror::failure::{Copy, Failure, Named};
+use crate::mirror::failure::{Copy, Named};
 use crate::store::name::Name;
 use crate::store::stat::Stat;
 use crate::store::walk::{self, Entry};
-use crate::sys::{Errno, Result, at, creds};
+use crate::sys::{Errno, Result, creds};
 
 /// Names taken at a time, at most.
 const PORTION_MAX: usize = 16;
@@ -108,32 +108,19 @@ impl<'a> Worker<'a> {
                 return;
             };
             if let Err(trouble) = self.perform(task) {
-                self.shared.fail(self.failure(&trouble));
+                self.shared.fail(trouble.at(self.path()));
             }
             self.shared.queue.done();
         }
     }
 
-    /// What went wrong with what is being looked at.
-    pub(super) fn failure(&self, trouble: &Trouble) -> Failure {
-        Failure {
-            copy: trouble.copy,
-            path: self.path(),
-            call: trouble.call,
-            errno: trouble.errno,
-        }
-    }
-
     fn perform(&mut self, task: Task) -> Outcome<()> {
         match task {
-            Task::Enter(branch) => {
-                let entered = self.enter(&branch);
-                match entered {
-                    Ok(true) => self.names(),
-                    Ok(false) => Ok(()),
-                    Err(trouble) => self.moving(trouble),
-                }
-            }
+            Task::Enter(branch) => match self.enter(&branch) {
+                Ok(true) => self.names(),
+                Ok(false) => Ok(()),
+                Err(trouble) => self.moving(trouble),
+            },
             Task::Names(branch) => {
                 branch.state.lock().is_offered = false;
                 self.go_to(&branch)?;
@@ -200,9 +187,7 @@ impl<'a> Worker<'a> {
             };
             let replica = match walk::open_dir(above.replica(), name) {
                 Err(Errno::ACCESS) if how.repair => {
-                    let held = walk::open(above.replica(), name, OFlags::PATH, 0)
-                        .on(Copy::Replica, "openat2")?;
-                    at::chmod(held.as_fd(), 0o700).on(Copy::Replica, "fchmodat2")?;
+                    object::make_readable(above.replica(), name, 0o700)?;
                     mend = true;
                     walk::open_dir(above.replica(), name)
                 }
@@ -229,9 +214,10 @@ impl<'a> Worker<'a> {
             Ok(listed.into_iter().filter(|entry| !ours(entry)).collect())
         };
         let in_primary = list(Copy::Primary)?;
-        let in_replica = match branch.is_new {
-            true => Vec::new(),
-            false => list(Copy::Replica)?,
+        let in_replica = if branch.is_new {
+            Vec::new()
+        } else {
+            list(Copy::Replica)?
         };
         let (names, extra) = paired(in_primary, in_replica);
         {
@@ -255,12 +241,12 @@ impl<'a> Worker<'a> {
         loop {
             let mut state = branch.state.lock();
             let left = state.names.len();
-            let most = match shared.workers {
+            let most = match shared.how.workers {
                 1 => PORTION_MAX,
                 several => left.div_ceil(4 * several).min(PORTION_MAX),
             };
             portion.extend(state.names.by_ref().take(most));
-            let offers = shared.workers > 1 && left > most && !state.is_offered;
+            let offers = shared.how.workers > 1 && left > most && !state.is_offered;
             state.is_offered |= offers;
             if portion.is_empty() {
                 state.busy -= 1;
@@ -358,7 +344,7 @@ impl<'a> Worker<'a> {
                 opened => Some(opened.on(Copy::Primary, "openat2")?),
             },
         };
-        if source.is_some() && shared.workers > 1 {
+        if source.is_some() && shared.how.workers > 1 {
             // It may be a large one: others can go on.
             shared.queue.push(self.found.drain(..).rev());
         }
@@ -465,7 +451,7 @@ impl<'a> Worker<'a> {
     /// what it is depends on who came first.
     pub(super) fn report_link(&self, (detail, other): Wrong) {
         let how = &self.shared.how;
-        if self.shared.workers > 1 && !how.repair && !how.live {
+        if self.shared.how.workers > 1 && !how.repair && !how.live {
             self.shared.has_uneven.store(true, Ordering::Relaxed);
             return;
         }

@@ -364,6 +364,8 @@ fn large_files_among_marked_ones() {
 #[test]
 fn whole_trees_and_whole_directories() {
     let bench = filled();
+    // A directory that was born in the same tick as the mark would be looked at, too.
+    bench.ages();
     let mark = |path: &str, aspect| mark(&bench, path, aspect);
     // Behind the mount, on the replica: only what the mark covers can be found.
     let spoil = |path: &str, bytes: &[u8]| std::fs::write(bench.r(path), bytes).expect(path);
