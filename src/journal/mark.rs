@@ -49,6 +49,9 @@ pub enum Aspect {
     Moved,
     /// It and everything below it.
     Tree,
+    /// `Tree`, of which the replica has nothing but what was brought there for the sake of this mark,
+    /// or of one that it was a part of.
+    Fill,
 }
 
 impl Aspect {
@@ -62,7 +65,7 @@ impl Aspect {
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Tree, _) => true,
+            (Self::Tree | Self::Fill, _) => true,
             (
                 Self::Data { start, end },
                 Self::Data {
@@ -74,6 +77,12 @@ impl Aspect {
             | (Self::DirData, Self::Dir) => true,
             (mine, other) => mine == other,
         }
+    }
+
+    /// Whether everything below is covered, whatever it is and wherever it came from.
+    #[must_use]
+    pub fn is_tree(&self) -> bool {
+        matches!(self, Self::Tree | Self::Fill)
     }
 
     /// How many bytes of the object it covers, where that is known.
@@ -104,7 +113,8 @@ pub struct Object {
     /// Type and bytes of `name_to_handle_at(2)` on the primary; empty if none. One of more than
     /// 255 bytes is not kept (the kernel's are at most 132).
     pub handle: Box<[u8]>,
-    /// Its path relative to the root, without a slash at either end; empty for the root.
+    /// Its path relative to the root, without a slash at either end; empty for the root, `/` where
+    /// it is not known.
     pub path: Box<[u8]>,
 }
 
@@ -205,6 +215,17 @@ pub(crate) struct Draft {
     pub(crate) stamp: (i64, u32),
 }
 
+impl Draft {
+    /// Whether it is about all there is.
+    pub(crate) fn is_whole(&self) -> bool {
+        is_whole(self.aspect, &self.object)
+    }
+}
+
+fn is_whole(aspect: Aspect, object: &Object) -> bool {
+    aspect.is_tree() && object.path.is_empty()
+}
+
 impl Mark {
     fn new(draft: Draft, whereabouts: Whereabouts, id: u64, word: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -235,6 +256,12 @@ impl Mark {
     /// One read from a log: on disk, dirty, pinned by nobody.
     pub(crate) fn replayed(draft: Draft, whereabouts: Whereabouts, id: u64) -> Arc<Self> {
         Self::new(draft, whereabouts, id, DIRTY)
+    }
+
+    /// Whether it is about all there is.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        is_whole(self.aspect, &self.object)
     }
 
     /// What it was made of.

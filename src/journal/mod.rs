@@ -19,6 +19,7 @@ mod renames;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trees;
 
 use std::collections::{BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
@@ -309,7 +310,7 @@ impl Journal {
             ..Self::with(log, limits, next_seq)
         };
         for (draft, whereabouts) in marks {
-            let whole = draft.aspect == Aspect::Tree && draft.object.path.is_empty();
+            let whole = draft.is_whole();
             let mark = Mark::replayed(draft, whereabouts, journal.new_id());
             journal.table.insert_stranger(&mark);
             if whole {
@@ -551,51 +552,6 @@ impl Journal {
         }
     }
 
-    /// Marks `object` and everything below it, durably, as to be healed. While the mark on the
-    /// whole tree (path "") is dirty, it covers every want.
-    ///
-    /// # Errors
-    /// What broke the log.
-    pub fn mark_tree(&self, object: Object) -> Result<Arc<Mark>> {
-        let whole = object.path.is_empty();
-        let (mark, _pins) = self.record_tree(object, true)?;
-        if whole {
-            self.table.set_whole(&mark);
-        }
-        Ok(mark)
-    }
-
-    /// Puts on record, durably, that after the death of the daemon `object` and everything below it
-    /// must be healed, unless the pin has been dropped and a checkpoint was made since.
-    ///
-    /// # Errors
-    /// What broke the log.
-    pub fn note_tree(&self, object: Object) -> Result<Pins> {
-        self.record_tree(object, false).map(|(_, pins)| pins)
-    }
-
-    fn record_tree(&self, object: Object, dirty: bool) -> Result<(Arc<Mark>, Pins)> {
-        self.commit.check()?;
-        let number = self.number();
-        let now = sys::clock::inode_now();
-        let draft = Draft {
-            seq: number.seq,
-            serial: None,
-            aspect: Aspect::Tree,
-            object,
-            origin: None,
-            stamp: (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
-        };
-        let record = encode_draft(&draft)?;
-        let mark = Mark::pending(draft, self.new_id(), dirty);
-        let mut pins = Pins::default();
-        pins.push(Arc::clone(&mark));
-        self.table.insert_stranger(&mark);
-        let ticket = self.commit.submit(vec![record], vec![Arc::clone(&mark)]);
-        self.commit.wait(ticket, pins.marks(), self)?;
-        Ok((mark, pins))
-    }
-
     /// Notes the marks that are neither pinned nor dirty. Make both copies durable next.
     ///
     /// It ends a checkpoint that was begun before: that one clears nothing, since what was used
@@ -607,6 +563,18 @@ impl Journal {
         marks.retain(|mark| mark.quiet());
         Checkpoint {
             marks,
+            number: *number,
+        }
+    }
+
+    /// The same for these alone. To be called by whoever makes checkpoints.
+    pub fn begin_clearing(&self, marks: &[Arc<Mark>]) -> Checkpoint {
+        let mut number = self.checkpoints.lock();
+        *number += 1;
+        // One that was just unpinned has been used: what it was used for is over.
+        let quiet = |mark: &&Arc<Mark>| mark.quiet();
+        Checkpoint {
+            marks: marks.iter().filter(quiet).cloned().collect(),
             number: *number,
         }
     }
@@ -654,14 +622,6 @@ impl Journal {
     #[must_use]
     pub fn has_dirty(&self) -> bool {
         self.table.all().iter().any(|mark| mark.is_dirty())
-    }
-
-    /// Whether the whole tree is, by a mark of its own.
-    #[must_use]
-    pub fn is_all_dirty(&self) -> bool {
-        let is_whole = |mark: &Mark| mark.aspect == Aspect::Tree && mark.object.path.is_empty();
-        let all = self.table.all();
-        all.iter().any(|mark| mark.is_dirty() && is_whole(mark))
     }
 
     /// For status and tests.

@@ -105,6 +105,7 @@ impl Marked {
             Aspect::DirData => 4,
             Aspect::Moved => 5,
             Aspect::Tree => 6,
+            Aspect::Fill => 7,
         };
         out.push(kind);
         if let Aspect::Data { start, end } = self.aspect {
@@ -163,6 +164,7 @@ impl Marked {
             4 => Aspect::DirData,
             5 => Aspect::Moved,
             6 => Aspect::Tree,
+            7 => Aspect::Fill,
             _ => return None,
         };
         let ino = bytes.u64()?;
@@ -261,6 +263,7 @@ mod tests {
             Just(Aspect::DirData),
             Just(Aspect::Moved),
             Just(Aspect::Tree),
+            Just(Aspect::Fill),
         ]
     }
 

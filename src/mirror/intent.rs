@@ -82,6 +82,18 @@ pub fn whole_tree(root: BorrowedFd<'_>) -> Result<Object> {
     })
 }
 
+/// The object of a node, as the log knows it.
+pub fn object_of(source: &dyn Source, node: &Arc<Node>) -> Object {
+    let ident = node.place(Side::Primary).ident();
+    let path = node.path().filter(|path| path.len() <= PATH_KEPT_MAX);
+    Object {
+        ino: ident.map_or(0, |ident| ident.ino),
+        handle: source.handle(node),
+        // An empty one would be the root's.
+        path: path.unwrap_or_else(|| b"/".to_vec()).into(),
+    }
+}
+
 /// Who an object is on the replica, where the replica can be asked.
 pub type AskTwin<'a> = &'a dyn Fn(&Arc<Node>) -> Option<Twin>;
 
@@ -236,26 +248,12 @@ impl Intent {
         let count = self.crowds.lock().one_more(node);
         Cut::ALL[CUTS.iter().filter(|most| count > **most).count()]
     }
-
-    /// The object of a node, as the log knows it.
-    fn object(&self, node: &Arc<Node>) -> Object {
-        let ident = node.place(Side::Primary).ident();
-        Object {
-            ino: ident.map_or(0, |ident| ident.ino),
-            handle: self.source.handle(node),
-            path: node
-                .path()
-                .filter(|path| path.len() <= PATH_KEPT_MAX)
-                .unwrap_or_default()
-                .into(),
-        }
-    }
 }
 
 /// Whether healing takes the object of `stat` for one that was born under `mark`.
 fn is_born_after(stat: &Stat, mark: &Mark) -> bool {
     let born = stat.btime.map(|time| (time.seconds, time.nanos));
-    mark.aspect == Aspect::Tree || born.is_some_and(|born| born >= mark.stamp)
+    mark.aspect.is_tree() || born.is_some_and(|born| born >= mark.stamp)
 }
 
 type Parts = SmallVec<[Aspect; REGIONS_MAX]>;
@@ -327,7 +325,7 @@ impl<'a> Wanted<'a> {
             return Ok(());
         }
         let intent = self.intent;
-        let describe = |wish: &Wish| (intent.object(&wish.node), wish.origin.clone());
+        let describe = |wish: &Wish| (object_of(&*intent.source, &wish.node), wish.origin.clone());
         let described: SmallVec<[_; 3]> =
             wishes.iter().map(|wish| move || describe(wish)).collect();
         let wants = wishes.iter().zip(&described).map(|(wish, describe)| Want {

@@ -25,6 +25,7 @@ use super::attach::refusal::{Id, Refusal};
 use super::events::{Change, Events};
 use super::failure::errno_name;
 use super::heal::{Ground, Healing, Stop};
+use super::intent::Intent;
 use super::lane::{Lane, Way};
 use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
@@ -32,7 +33,7 @@ use super::report::{Resync, Syncs};
 use super::state::ReplicaState;
 use super::watch::{Hold, Rest, Standstill, What};
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
-use crate::journal::{Counts, Dirty, Journal, Pins};
+use crate::journal::{Checkpoint, Counts, Dirty, Journal, Mark, Pins};
 use crate::store::op::Claims;
 use crate::store::{Ident, Node, Nodes, Source};
 use crate::sys::{Errno, clock};
@@ -315,7 +316,10 @@ impl Mirror {
                 let way = self.tending.begin(&self.lane, reached, true);
                 self.start_lane(&way);
                 self.tending.state.lock().why_not = None;
-                self.health.lock().resyncing = true;
+                let mut health = self.health.lock();
+                health.resyncing = true;
+                health.seeding = self.log().is_some_and(|log| log.journal().is_filling());
+                drop(health);
                 self.tell();
                 Some(way)
             }
@@ -462,9 +466,19 @@ impl Mirror {
             return;
         }
         let point = intent.journal().begin_checkpoint();
-        if point.is_empty() && !asked {
-            return;
+        if (asked || !point.is_empty()) && self.make_durable(&way, intent, point, too_long) {
+            intent.forget_crowds();
         }
+    }
+
+    /// Makes both copies durable and clears what a checkpoint began with; whether it did.
+    fn make_durable(
+        &self,
+        way: &Arc<Way>,
+        intent: &Intent,
+        point: Checkpoint,
+        too_long: Rest,
+    ) -> bool {
         // A time that is still to be carried is a mark (docs/SAFETY.md, rule 16). Whoever used one that
         // is to be cleared has noted its times by now; what is noted from now on keeps its mark.
         let too_long = self.carry_all(self.times.take(), too_long);
@@ -472,22 +486,25 @@ impl Mirror {
         let point = intent.clears_early.end_early(intent.journal(), point);
         if let Err(errno) = self.primary.sync_all() {
             self.doubt(errno, "a sync of the primary failed".to_owned());
-            return;
+            return false;
         }
         let what = What::long("making everything durable");
-        let errand = self.watch.begin(Some(&way), what, None, too_long);
+        let errand = self.watch.begin(Some(way), what, None, too_long);
         let synced = way.sync_all();
         drop(errand.end());
         if let Err(fault) = synced {
-            self.fail(fault, &way);
-            return;
+            self.fail(fault, way);
+            return false;
         }
         if !way.is_open() {
-            return;
+            return false;
         }
         match intent.journal().end_checkpoint(point) {
-            Ok(_) => intent.forget_crowds(),
-            Err(errno) => self.log_is_lost(errno),
+            Ok(_) => true,
+            Err(errno) => {
+                self.log_is_lost(errno);
+                false
+            }
         }
     }
 
@@ -740,6 +757,14 @@ impl Ground for Live<'_> {
 
     fn journal(&self) -> &Journal {
         self.journal
+    }
+
+    fn clear(&self, marks: &[Arc<Mark>]) {
+        let point = self.journal.begin_clearing(marks);
+        if let Some(intent) = self.mirror.log().filter(|_| !point.is_empty()) {
+            let too_long = self.mirror.abandoning();
+            self.mirror.make_durable(self.way, intent, point, too_long);
+        }
     }
 
     fn twin_replaced(&self, primary: Ident) {

@@ -338,7 +338,7 @@ impl Controlled for Keeper {
                 Aspect::Dir => ("dir", None),
                 Aspect::DirData => ("dirdata", None),
                 Aspect::Moved => ("moved", None),
-                Aspect::Tree => ("tree", None),
+                Aspect::Tree | Aspect::Fill => ("tree", None),
             };
             Dirty {
                 path: paths.first().map_or_else(Vec::new, |path| path.to_vec()),

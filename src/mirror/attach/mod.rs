@@ -495,9 +495,8 @@ impl Attempt<'_> {
         stamp.covered = None;
         self.begin_log(stamp)?;
         let journal = self.journal.as_ref().ok_or(Errno::NOENT)?;
-        journal
-            .mark_tree(whole_tree(self.primary.root())?)
-            .map(drop)
+        let missing = journal.mark_missing(whole_tree(self.primary.root())?);
+        missing.map(drop)
     }
 
     /// Serves while the replica is filled.
@@ -507,8 +506,7 @@ impl Attempt<'_> {
             found.found = Found::Stamped(Box::new(stamp.clone()));
         }
         let degraded = self.options.asked.degraded;
-        let mut attached = self.attached(stamp, place, Standing::Resyncing, None, None);
-        attached.is_seeding = true;
+        let attached = self.attached(stamp, place, Standing::Resyncing, None, None);
         // Everything is compared before it is called in-sync.
         attached.verified();
         attached.resync(degraded)
@@ -701,12 +699,13 @@ impl Attempt<'_> {
             _ if standing == Standing::InSync => stamp.history.clone(),
             _ => Vec::new(),
         };
+        let is_filling = self.journal.as_ref().is_some_and(Journal::is_filling);
         Attached {
             id: stamp.id,
             session: stamp.session,
             degraded,
             typed: self.say.typed.clone(),
-            is_seeding: false,
+            is_seeding: standing == Standing::Resyncing && is_filling,
             unverified: AtomicBool::new(summary.is_none()),
             summary: summary.map(Box::new),
             answers_within: attached::ANSWERS_WITHIN,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-//! `Census`: how much there is when everything is to be healed, so that somebody can be told how long
+//! `Census`: how much there is when whole trees are to be healed, so that somebody can be told how long
 //! it will take. A thread of its own counts while healing goes on; trees that move under it may keep
 //! it from its end, and then nobody is told.
 
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::store::walk::{self, Descent};
 use crate::store::{Name, Stat};
-use crate::sys::Result;
+use crate::sys::{Errno, Result};
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -26,14 +26,19 @@ impl Census {
         done.then(|| (read(&self.files), read(&self.bytes)))
     }
 
-    /// Runs `work`, and counts what is below `root` meanwhile.
-    pub(super) fn during<T>(&self, root: BorrowedFd<'_>, work: impl FnOnce() -> T) -> T {
+    /// Runs `work`, and counts meanwhile what is at and below these paths, relative to `root`.
+    pub(super) fn during<T>(
+        &self,
+        root: BorrowedFd<'_>,
+        paths: &[Box<[u8]>],
+        work: impl FnOnce() -> T,
+    ) -> T {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let count = || {
-                let counted = self.count(root, &over);
-                self.is_done
-                    .store(matches!(counted, Ok(true)), Ordering::Release);
+                let mut paths = paths.iter();
+                let all = paths.all(|path| matches!(self.count_at(root, path, &over), Ok(true)));
+                self.is_done.store(all, Ordering::Release);
             };
             let thread = std::thread::Builder::new().name("census".to_owned());
             // Without it nobody knows how long it takes.
@@ -45,6 +50,26 @@ impl Census {
     }
 
     /// Whether it came to the end.
+    fn count_at(&self, root: BorrowedFd<'_>, path: &[u8], over: &AtomicBool) -> Result<bool> {
+        if path.is_empty() {
+            return self.count(root, over);
+        }
+        let (dir, name) = walk::open_parent(root, path)?;
+        match walk::open_dir(dir.as_fd(), name.as_c_str()) {
+            Ok(top) => return self.count(top.as_fd(), over),
+            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.add(&Stat::of_name(dir.as_fd(), name.as_c_str())?);
+        Ok(true)
+    }
+
+    fn add(&self, file: &Stat) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+        let used = file.size.min(file.blocks.saturating_mul(512));
+        self.bytes.fetch_add(used, Ordering::Relaxed);
+    }
+
     fn count(&self, root: BorrowedFd<'_>, over: &AtomicBool) -> Result<bool> {
         let mut descent = Descent::new(root)?;
         let mut lists = vec![walk::names(descent.top())?.into_iter()];
@@ -64,9 +89,7 @@ impl Census {
                 continue;
             };
             if !stat.is_dir() {
-                self.files.fetch_add(1, Ordering::Relaxed);
-                let used = stat.size.min(stat.blocks.saturating_mul(512));
-                self.bytes.fetch_add(used, Ordering::Relaxed);
+                self.add(&stat);
             } else if let Ok(names) = down(&mut descent, &name) {
                 lists.push(names.into_iter());
             }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::journal::{Journal, Pins};
+use crate::journal::{Journal, Mark, Pins};
 use crate::mirror::failure::{Copy, Named};
 use crate::mirror::replica::Fault;
 use crate::mirror::resync::content::Trouble;
@@ -44,6 +44,7 @@ pub mod again;
 mod census;
 mod content;
 mod count;
+mod divide;
 mod doubt;
 mod item;
 mod links;
@@ -108,6 +109,13 @@ pub trait Ground: Sync {
     }
     /// The log.
     fn journal(&self) -> &Journal;
+    /// Makes both copies durable, and clears those marks that nobody has used or soiled meanwhile. A
+    /// replica that fails at that is given up.
+    fn clear(&self, marks: &[Arc<Mark>]);
+    /// For tests: marks of what is filled are divided whenever it is possible.
+    fn divides_at_once(&self) -> bool {
+        false
+    }
     /// The replica's object of this primary object is another one now, or has another place: its
     /// node must learn that anew.
     fn twin_replaced(&self, primary: Ident);
@@ -336,11 +344,11 @@ impl Healing {
         throttle: Option<u64>,
     ) -> std::result::Result<Summary, Stop> {
         let work = || Worker::new(self, ground, stop, throttle).run();
-        if ground.journal().is_all_dirty() {
-            self.census.during(ground.primary_root(), work)
-        } else {
-            work()
+        let trees = ground.journal().dirty_trees();
+        if trees.is_empty() {
+            return work();
         }
+        self.census.during(ground.primary_root(), &trees, work)
     }
 
     /// Waits as long as `bytes` take at the rate allowed, unless it is stopped meanwhile.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::divide::Division;
 use super::item::{Depth, Item, Job, Next, Task};
 use super::links::Links;
 use super::place::{self, Found, Held, Pair, Way};
@@ -82,6 +83,7 @@ pub(super) struct Worker<'a> {
     /// When what is gone was let go the last time.
     let_go_at: Instant,
     stuck: u32,
+    pub(super) division: Division,
     /// Skipped renames whose marks are known.
     renames: u64,
 }
@@ -124,6 +126,7 @@ impl<'a> Worker<'a> {
             ended: 0,
             let_go_at: Instant::now(),
             stuck: 0,
+            division: Division::new(ground.divides_at_once()),
             renames: 0,
         }
     }
@@ -267,7 +270,7 @@ impl<'a> Worker<'a> {
                     Aspect::Dir | Aspect::DirData if held.node().is_dir() => {
                         doubt.soil(held.node());
                     }
-                    Aspect::Tree | Aspect::Moved if held.node().is_dir() => {
+                    Aspect::Tree | Aspect::Fill | Aspect::Moved if held.node().is_dir() => {
                         doubt.soil_below(ident);
                         job.tops.push(ident);
                     }
@@ -339,7 +342,7 @@ impl<'a> Worker<'a> {
         self.is_whole = self.jobs.iter().any(|job| {
             let held = job.object.as_ref();
             let is_root = held.is_some_and(|held| Arc::ptr_eq(held.node(), &root));
-            is_root && matches!(job.mark.aspect, Aspect::Tree)
+            is_root && job.mark.aspect.is_tree()
         });
         let mut dirs = Vec::new();
         for number in 0..self.jobs.len() {
@@ -348,7 +351,7 @@ impl<'a> Worker<'a> {
             };
             let mark = self.jobs[number].mark.clone();
             let is_root = Arc::ptr_eq(held.node(), &root);
-            if self.is_whole && !(is_root && matches!(mark.aspect, Aspect::Tree)) {
+            if self.is_whole && !(is_root && mark.aspect.is_tree()) {
                 // All of it is a part of the whole, which is looked at from now on.
                 take(&mark);
                 continue;
@@ -364,7 +367,6 @@ impl<'a> Worker<'a> {
             let task = match mark.aspect {
                 Aspect::Dir if is_dir => Task::Names(depth(false)),
                 Aspect::DirData if is_dir => Task::Names(depth(true)),
-                Aspect::Tree | Aspect::Moved if is_dir => Task::Names(Depth::WHOLE),
                 Aspect::Data { start, end } if !is_dir => Task::Content(start..end),
                 Aspect::Node => Task::Attributes,
                 _ if is_dir => Task::Names(Depth::WHOLE),
@@ -439,6 +441,9 @@ impl<'a> Worker<'a> {
     fn empty(&mut self) -> Result<(), Stop> {
         loop {
             self.let_go()?;
+            if self.leaves.is_empty() {
+                self.divide()?;
+            }
             let item = self.leaves.pop().or_else(|| self.dirs.pop());
             let Some(item) = item else {
                 // Those with one name first: what has several may become clear meanwhile.
@@ -452,6 +457,17 @@ impl<'a> Worker<'a> {
             };
             self.attend(item)?;
         }
+    }
+
+    /// All that is to be done, but for what is in the directory that was looked at last.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Item> {
+        let lists = [&self.dirs, &self.late, &self.waiting];
+        lists.into_iter().flatten()
+    }
+
+    pub(super) fn pending_mut(&mut self) -> impl Iterator<Item = &mut Item> {
+        let lists = [&mut self.dirs, &mut self.late, &mut self.waiting];
+        lists.into_iter().flatten()
     }
 
     /// One more thing to do.
@@ -480,7 +496,7 @@ impl<'a> Worker<'a> {
     }
 
     /// All a mark covers has been looked at.
-    fn end(&mut self, number: usize) {
+    pub(super) fn end(&mut self, number: usize) {
         let job = &mut self.jobs[number];
         if job.object.is_some() || job.pins.is_none() {
             return;
@@ -495,6 +511,9 @@ impl<'a> Worker<'a> {
             take(&job.mark);
         }
         job.pins = None;
+        if job.mark.aspect == Aspect::Fill {
+            self.division.filled.push(job.mark.clone());
+        }
         self.show_left();
     }
 

@@ -69,7 +69,7 @@ impl Drops {
             Aspect::Node => !self.node.goes_wrong(),
             Aspect::Dir => !self.dir.goes_wrong(),
             Aspect::DirData => !self.dir_data.goes_wrong(),
-            Aspect::Moved | Aspect::Tree => true,
+            Aspect::Moved | Aspect::Tree | Aspect::Fill => true,
         });
         all
     }

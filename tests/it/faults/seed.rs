@@ -132,6 +132,35 @@ fn killed_while_it_is_filled() {
     rig.finish();
 }
 
+/// What was complete when the daemon died is not looked at again.
+#[test]
+fn goes_on_where_it_was() {
+    need_root!();
+    need_product!();
+    let mut mount = Wish::default().prepare();
+    for n in 0..48_u8 {
+        let dir = mount.primary.join(format!("{}/{n}", n % 3));
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        std::fs::write(dir.join("file"), vec![n; 1 << 19]).expect("write");
+    }
+    mount.try_mount(&["-o", "bwlimit=8M"]).ok();
+    let cleared = |json: &serde_json::Value| json["replicas"][0]["log"]["cleared"].as_u64();
+    wait_until("its mark was divided", || {
+        let json = mount.status_json();
+        assert_eq!(json["state"], "seeding", "it was too quick for this test");
+        cleared(&json) > Some(0)
+    });
+    mount.kill();
+    mount.try_mount(&["-o", "bwlimit=8M"]).ok();
+    assert_eq!(mount.state(), "seeding");
+    mount.product("sync", &[]).ok();
+    let json = mount.status_json();
+    assert_eq!(json["state"], "in-sync");
+    let looked_at = json["replicas"][0]["resync"]["files_done"].as_u64();
+    assert!(looked_at > Some(0) && looked_at < Some(48), "{json}");
+    mount.finish();
+}
+
 /// It does not all fit: the primary goes on alone, and what is missing comes once there is room.
 #[test]
 fn into_a_replica_that_is_too_small() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 
-use crate::journal::{Aspect, Intent, Journal, Key, Object, Origin, Pins, Twin, Want};
+use crate::journal::{Aspect, Intent, Journal, Key, Mark, Object, Origin, Pins, Twin, Want};
 use crate::mirror::heal::{Ground, Healing, Stop, Summary};
 use crate::mirror::order::Order;
 use crate::mirror::replica::Fault;
@@ -36,6 +36,8 @@ pub(super) enum Way {
     Primary,
     /// To both where healing admits them.
     Healing,
+    /// To the primary, and then the daemon dies.
+    Last,
 }
 
 pub(super) struct Bench {
@@ -50,6 +52,8 @@ pub(super) struct Bench {
     pub(super) way: Mutex<Way>,
     touched: Mutex<Vec<Arc<Node>>>,
     pub(super) vouches: AtomicBool,
+    /// Ends healing.
+    pub(super) stop: AtomicBool,
     /// What is skipped while it is healed is noted in detail; else its marks are made dirty.
     pub(super) notes: AtomicBool,
     /// What happens right before a hold: before how many more, and what.
@@ -94,12 +98,26 @@ impl Bench {
 
     /// As a daemon that knows nothing yet finds them.
     pub(super) fn over(dir: Arc<tempfile::TempDir>) -> Self {
+        Self::with(dir, |log| {
+            Journal::create(log, 0, 7, Intent::Crash).expect("a log")
+        })
+    }
+
+    /// The daemon dies; this is the next one.
+    pub(super) fn dies(self) -> Self {
+        let known = self.journal.log_id();
+        Self::with(self.dir.clone(), |log| {
+            Journal::open(log, 0, 7, known, Intent::Crash).expect("the log")
+        })
+    }
+
+    fn with(dir: Arc<tempfile::TempDir>, journal: impl FnOnce(OwnedFd) -> Journal) -> Self {
         let [p, r, log] = ["p", "r", "log"].map(|name| open(&dir.path().join(name)));
         let roots = [&p, &r].map(|fd| fd.try_clone().expect("dup"));
         let source = Arc::new(Tree::new(Side::Primary, p, 4096));
         let replica = Arc::new(Tree::new(Side::Replica, r, 4096));
         let nodes = Arc::new(Nodes::new(&source.root_stat().expect("statx")));
-        let journal = Journal::create(log, 0, 7, Intent::Crash).expect("a log");
+        let journal = journal(log);
         Self {
             dir,
             roots,
@@ -112,6 +130,7 @@ impl Bench {
             way: Mutex::new(Way::Both),
             touched: Mutex::default(),
             vouches: AtomicBool::new(true),
+            stop: AtomicBool::new(false),
             notes: AtomicBool::new(false),
             before_hold: Mutex::default(),
             went_wrong: Mutex::default(),
@@ -301,7 +320,7 @@ impl Bench {
         }
         let carried = match way {
             Way::Both => true,
-            Way::Primary => false,
+            Way::Primary | Way::Last => false,
             Way::Healing => healing.admits(&op),
         };
         if carried {
@@ -324,7 +343,7 @@ impl Bench {
                     self.went_wrong.lock().push(wrong);
                 }
             }
-        } else {
+        } else if way != Way::Last {
             self.align(&op);
             self.skip(&op, &pins);
         }
@@ -535,7 +554,8 @@ impl Bench {
         let healing = Arc::new(Healing::new());
         *self.healing.lock() = healing.clone();
         self.stills.store(0, Ordering::Relaxed);
-        healing.run(self, &AtomicBool::new(false), None)
+        self.stop.store(false, Ordering::Relaxed);
+        healing.run(self, &self.stop, None)
     }
 
     pub(super) fn opened(&self) -> (u64, u64) {
@@ -675,6 +695,13 @@ impl Ground for Bench {
     }
     fn journal(&self) -> &Journal {
         &self.journal
+    }
+    fn clear(&self, marks: &[Arc<Mark>]) {
+        let point = self.journal.begin_clearing(marks);
+        self.journal.end_checkpoint(point).expect("cleared");
+    }
+    fn divides_at_once(&self) -> bool {
+        true
     }
     fn twin_replaced(&self, primary: Ident) {
         if let Some(node) = self.nodes.find(primary) {

@@ -9,17 +9,17 @@ use crate::mirror::order::Order;
 use crate::store::Action;
 
 /// Somebody who does random things in a few directories.
-struct Client<'a> {
-    bench: &'a Bench,
-    random: u64,
-    tag: usize,
+pub(super) struct Client<'a> {
+    pub(super) bench: &'a Bench,
+    pub(super) random: u64,
+    pub(super) tag: usize,
 }
 
 const DIRS: u64 = 5;
 const FILES: u64 = 7;
 
 impl Client<'_> {
-    fn draw(&mut self, below: u64) -> u64 {
+    pub(super) fn draw(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -42,7 +42,7 @@ impl Client<'_> {
     }
 
     /// One random change; whether it succeeds is the file system's business.
-    fn change(&mut self) {
+    pub(super) fn change(&mut self) {
         let bench = self.bench;
         let path = self.file();
         let Some((dir, name)) = path.rsplit_once('/') else {
@@ -228,7 +228,7 @@ fn left_over(
 }
 
 /// More of them for whoever asks: `MIRRORFS_HEAL_SEEDS` is how many, `MIRRORFS_HEAL_FIRST` the first.
-fn seeds(few: std::ops::RangeInclusive<u64>) -> std::ops::RangeInclusive<u64> {
+pub(super) fn seeds(few: std::ops::RangeInclusive<u64>) -> std::ops::RangeInclusive<u64> {
     let asked = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let first = asked("MIRRORFS_HEAL_FIRST").unwrap_or(*few.start());
     match asked("MIRRORFS_HEAL_SEEDS") {

@@ -17,6 +17,7 @@ use bench::{Bench, Way};
 
 mod again;
 mod bench;
+mod fill;
 mod live;
 
 /// Some files and directories on both copies, without any mark.
