@@ -62,7 +62,7 @@ daemons_below() {
 NEEDS="mkfs.ext4:e2fsprogs chattr:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs setfacl:acl getfattr:attr
     setcap:libcap2-bin fusermount3:fuse3 fio:fio sqlite3:sqlite3 strace:strace git:git gcc:build-essential
     make:build-essential tar:tar diff:diffutils findmnt:util-linux setpriv:util-linux prlimit:util-linux
-    flock:util-linux curl:curl"
+    flock:util-linux curl:curl rsync:rsync python3:python3 cmp:diffutils"
 
 missing_packages() {
     local need

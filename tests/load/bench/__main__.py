@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from . import report, rows, scale
+from . import report, rows, scale, seeding
 from .compete import Competition
 from .gluster import Gluster
 from .ground import Ground
@@ -26,7 +26,8 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--only", type=comma, default=[], metavar="ROW,...",
                         help="rows or groups: " + ", ".join(
-                            dict.fromkeys(row.group for row in rows.ROWS)))
+                            dict.fromkeys(row.group for row in rows.ROWS)) +
+                             "; of --seeding: warm, cold")
     parser.add_argument("--contestants", type=comma, default=[], metavar="NAME,...",
                         help="default: " + ",".join(DEFAULT) + "; mirrorfs+OPTION+OPTION takes "
                              "mount options")
@@ -39,6 +40,10 @@ def arguments():
     parser.add_argument("--scale", action="store_true",
                         help="instead of the rows: the cost of an operation in trees of ten "
                              "thousand, a hundred thousand and a million files")
+    parser.add_argument("--seeding", action="store_true",
+                        help="instead of the rows: filling a replica beside cp -a and rsync "
+                             "(contestants: " + ",".join(seeding.DEFAULT) + "), with --ground "
+                             "disk also cold")
     parser.add_argument("--full", action="store_true", help="with pgbench and dbench")
     parser.add_argument("--binary", metavar="PATH", default=os.environ.get("BENCH_BINARY"))
     parser.add_argument("--against", metavar="BINARY2",
@@ -60,7 +65,24 @@ def arguments():
     return options
 
 
-def measure(options):
+def of_seeding(options):
+    """MiB and inodes that --seeding needs of its ground, and what begins it there."""
+    sizes = seeding.SIZES[options.size]
+    names = options.contestants or list(seeding.DEFAULT)
+    if options.against and not any(name.startswith("against") for name in names):
+        names += ["against", "against-live"]
+    # The logs lie where the images do: in memory, or on the disk.
+    state = os.path.join(options.work, "images", "state")
+    mountpoint = os.path.join(options.work, "mnt")
+    ways = [seeding.way(name, options, state, mountpoint) for name in names]
+    temperatures = seeding.temperatures(options)
+    return (sizes["image"], seeding.inodes(sizes),
+            lambda ground, _: seeding.Seeding(ways, ground, sizes, state, options.rounds,
+                                              temperatures))
+
+
+def of_mounts(options):
+    """The same for --scale, and for the rows."""
     names = options.contestants or (["native", "mirrorfs"] if options.scale else list(DEFAULT))
     if options.against and not any(name.startswith("against") for name in names):
         at = names.index("mirrorfs") + 1 if "mirrorfs" in names else len(names)
@@ -73,30 +95,39 @@ def measure(options):
         for one in contestants:
             if one.name == "mirrorfs-wb":
                 one.only = WRITEBACK_ROWS
+    if options.scale:
+        counts = scale.COUNTS[options.size]
+        return (*scale.ground(counts),
+                lambda ground, _: scale.Scale(contestants, ground, counts, options.load,
+                                              options.work, options.rounds))
     chosen = rows.chosen(options.only, options.full)
     if not chosen:
         raise Trouble(f"--only {','.join(options.only)}: no such row")
     sizes = rows.SIZES[options.size]
+
+    def begin(ground, stack):
+        sources = stack.enter_context(Sources(os.path.join(options.work, "sources"),
+                                              sizes["tree"], sizes["program"]))
+        return Competition(contestants, chosen, sizes, ground, sources, options.load,
+                           options.work, options.rounds)
+
+    return sizes["image"], 0, begin
+
+
+def measure(options):
+    mib, inodes, begin = of_seeding(options) if options.seeding else of_mounts(options)
     result = {"schema": 1, "machine": machine(REPOSITORY), "size": options.size,
               "rounds": options.rounds}
     images = os.path.join(options.work, "images")
-    touch_memory()
-    counts = scale.COUNTS[options.size]
-    mib, inodes = (scale.ground(counts) if options.scale else (sizes["image"], 0))
+    if options.size != "tiny":
+        touch_memory()
     ground = Ground(options.ground, options.work, images, mib, inodes, options.one_fs)
     with contextlib.ExitStack() as stack:
         stack.enter_context(ground)
         result["ground"] = ground.describe()
         result["ground_kind"] = options.ground
         note(ground.describe())
-        if options.scale:
-            competition = scale.Scale(contestants, ground, counts, options.load, options.work,
-                                      options.rounds)
-        else:
-            sources = stack.enter_context(Sources(os.path.join(options.work, "sources"),
-                                                  sizes["tree"], sizes["program"]))
-            competition = Competition(contestants, chosen, sizes, ground, sources, options.load,
-                                      options.work, options.rounds)
+        competition = begin(ground, stack)
         try:
             competition.run()
         finally:

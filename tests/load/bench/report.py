@@ -3,7 +3,7 @@
 
 import statistics
 
-from . import rows, scaled
+from . import rows, scaled, seeded
 from .accept import accepted
 from .markdown import number, table
 
@@ -157,6 +157,8 @@ def section(result):
     text = "\n".join(lines) + "\n"
     if "scale" in result:
         return text + scaled.tables(result)
+    if "seeding" in result:
+        return text + seeded.tables(result)
     results = Results(result)
     if results.rows:
         text += "\n### Speed\n\n" + speeds(results)
