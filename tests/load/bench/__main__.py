@@ -76,7 +76,9 @@ def of_seeding(options):
     mountpoint = os.path.join(options.work, "mnt")
     ways = [seeding.way(name, options, state, mountpoint) for name in names]
     temperatures = seeding.temperatures(options)
-    return (sizes["image"], seeding.inodes(sizes),
+    # XFS wants 300 at least.
+    image = max(sizes["image"], 320) if options.ground == "xfs" else sizes["image"]
+    return (image, seeding.inodes(sizes),
             lambda ground, _: seeding.Seeding(ways, ground, sizes, state, options.rounds,
                                               temperatures))
 

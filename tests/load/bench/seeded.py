@@ -28,8 +28,9 @@ seeding the copy was compared with the tree: names, content, owners, modes, time
 xattrs and ACLs, which names are one file, and that holes are holes.
 
 CPU is that of the processes; what the kernel's own threads write back is nobody's. Memory is the
-peak of all processes of a command together, looked at every 20 ms (0: it was over before). The last
-column is what was read from the two loop devices: in a warm row what memory did not hold after all.
+peak of all processes of a command together, looked at every 20 ms and at first sooner (-: it was
+over before). The last column is what was read from the two loop devices: in a warm row what memory
+did not hold after all.
 """
 
 COLD = """\
@@ -72,7 +73,7 @@ def costs(result):
             spread = (max(held) - min(held)) / middle * 100
             cells = [f"{title} (`{row}`)", f"`{name}`", f"{number(middle)} ({spread:.0f} %)",
                      number(median(result, row, name, "cpu")),
-                     number(median(result, row, name, "peak_kib") / 1024),
+                     number(median(result, row, name, "peak_kib") / 1024 or None),
                      f"{median(result, row, name, 'read_bytes') / MIB:,.0f}"]
             lines.append(cells)
     return table(heads, lines)
@@ -115,8 +116,8 @@ def required(result):
                     speed += f", >= {least:g} {told(middle >= least)}"
                 speed += f", {base}"
             peak = max(s["peak_kib"] for s in samples(result, row, name)) / 1024
-            lines.append([f"`{row}`", f"`{name}`", speed,
-                          f"{number(peak)} (<= {MEMORY}) {told(peak <= MEMORY)}"])
+            memory = f"{number(peak)} (<= {MEMORY}) {told(peak <= MEMORY)}" if peak else "-"
+            lines.append([f"`{row}`", f"`{name}`", speed, memory])
     heads = ["", "contestant", "speed against, of each round the ratio", "most MiB of any round"]
     return table(heads, lines) + f"\n{missed} missed. `scripts/syscalls` counts system calls.\n"
 

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import select
+import shutil
 import struct
 import subprocess
 import time
@@ -31,8 +32,8 @@ DEFAULT = ["mirrorfs", "mirrorfs-live", "cp", "rsync"]
 
 STAMPS = ("trusted.mirrorfs.stamp", "user.mirrorfs.stamp")
 STAMP_FILE = ".mirrorfs-stamp"
-# How often it is looked at what memory a process has had at most, in seconds.
-GLANCE = 0.02
+# How soon and how often it is looked at what memory a process has had at most, in seconds.
+GLANCES = (0.001, 0.02)
 
 
 def inodes(sizes):
@@ -173,10 +174,10 @@ class Cost:
         """Runs a command that must succeed; `silent`: and say nothing."""
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, **options)
-        seen, said = {}, b""
+        seen, said, glance = {}, b"", GLANCES[0]
         # Reading ends when the last process that could say something has ended.
         while True:
-            ready, _, _ = select.select([process.stdout], [], [], GLANCE)
+            ready, _, _ = select.select([process.stdout], [], [], glance)
             if ready:
                 more = os.read(process.stdout.fileno(), 1 << 16)
                 if not more:
@@ -185,6 +186,7 @@ class Cost:
                 continue
             for pid in family(process.pid):
                 seen[pid] = max(seen.get(pid, 0), memory_kib(pid, "VmHWM"))
+            glance = min(2 * glance, GLANCES[1])
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         process.stdout.close()
@@ -305,16 +307,14 @@ class Live(Way):
     def seed(self, primary, replica):
         os.makedirs(self.mountpoint, exist_ok=True)
         cost = Cost()
-        # Not waited for by its output, which the daemon might keep open.
-        words = [self.binary, "mount", primary, self.mountpoint, "--replica", replica,
-                 "--state-dir", self.state]
-        run(*words)
+        cost.run(self.binary, "mount", primary, self.mountpoint, "--replica", replica,
+                 "--state-dir", self.state)
         usable = time.monotonic() - cost.began
         cost.run(self.binary, "sync", self.mountpoint)
         sample = cost.sample()
         status = self.mirror.status(self.mountpoint)
         pid = int(status["pid"])
-        self.mirror.pids = [pid]
+        self.mirror.pids = [pid]  # umount waits for its end
         if status["state"] != "in-sync":
             raise Trouble(f"the mirror is {status['state']} after sync")
         sample.update(cpu=cost.cpu + cpu_seconds(pid), peak_kib=memory_kib(pid, "VmHWM"),
@@ -455,6 +455,8 @@ class Seeding:
                                 "cat", "{}", "+"], stdout=subprocess.DEVNULL, check=True)
             self.ground.flush()
         for program in one.programs():
+            with open(shutil.which(program), "rb") as file:
+                file.read()
             run(program, "--version")
         before = [disk.bytes_read() for disk in self.disks]
         sample = act(self.primary, replica)
