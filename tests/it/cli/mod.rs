@@ -4,6 +4,7 @@
 mod life;
 mod refused;
 mod status;
+mod units;
 mod verbs;
 mod words;
 
