@@ -62,7 +62,8 @@ daemons_below() {
 NEEDS="mkfs.ext4:e2fsprogs chattr:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs setfacl:acl getfattr:attr
     setcap:libcap2-bin fusermount3:fuse3 fio:fio sqlite3:sqlite3 strace:strace git:git gcc:build-essential
     make:build-essential tar:tar diff:diffutils findmnt:util-linux setpriv:util-linux prlimit:util-linux
-    flock:util-linux curl:curl rsync:rsync python3:python3 cmp:diffutils"
+    flock:util-linux fincore:util-linux-extra script:bsdutils systemd-analyze:systemd curl:curl
+    rsync:rsync python3:python3 cmp:diffutils"
 
 missing_packages() {
     local need
@@ -70,6 +71,8 @@ missing_packages() {
         command -v "${need%%:*}" >/dev/null || echo "${need##*:}"
     done
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || echo postgresql
+    # bash has a word of its own for it.
+    [ -x /usr/bin/time ] || echo time
     compgen -G '/usr/include/sys/acl.h' >/dev/null || echo libacl1-dev
 }
 

@@ -284,6 +284,15 @@ pub(super) struct SyncArgs {
     /// The most names that may be deleted from REPLICA [default: no limit]
     #[arg(long, value_name = "N", requires = "replica")]
     pub(super) max_delete: Option<u64>,
+    /// When REPLICA cannot hold all metadata [default: fail]
+    #[arg(long, value_name = "WHAT", requires = "replica")]
+    pub(super) metadata_loss: Option<MetadataLossWord>,
+    /// Leave out what is mounted below PRIMARY
+    #[arg(long, requires = "replica")]
+    pub(super) one_file_system: bool,
+    /// Bytes per second that are compared or copied, at most [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = units::size, requires = "replica")]
+    pub(super) bwlimit: Option<u64>,
 }
 
 /// Compare the copies; repair only when asked.
@@ -314,6 +323,10 @@ pub(super) struct VerifyArgs {
     /// Leave out what is mounted below the two trees
     #[arg(long, requires = "replica", hide_short_help = true)]
     pub(super) one_file_system: bool,
+    /// Bytes per second that are compared, at most; of a mirror its own --bwlimit [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = units::size)]
+    #[arg(requires = "replica", hide_short_help = true)]
+    pub(super) bwlimit: Option<u64>,
 }
 
 /// Set the replica aside, or take it back.

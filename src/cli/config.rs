@@ -53,10 +53,7 @@ pub(super) fn request(args: &MountArgs, flags: &Flags) -> Result<MountRequest, R
         degraded: args.degraded,
         adopt: args.adopt,
         init: args.init,
-        metadata_loss: match args.metadata_loss {
-            Some(MetadataLossWord::Warn) => MetadataLoss::Warn,
-            _ => MetadataLoss::Fail,
-        },
+        metadata_loss: metadata_loss(args.metadata_loss),
         max_delete: args.max_delete,
         one_file_system: args.one_file_system,
         log: log(args),
@@ -78,6 +75,13 @@ pub(super) fn request(args: &MountArgs, flags: &Flags) -> Result<MountRequest, R
         verbose: args.verbose,
         fake: args.fake,
     })
+}
+
+pub(super) fn metadata_loss(word: Option<MetadataLossWord>) -> MetadataLoss {
+    match word {
+        Some(MetadataLossWord::Warn) => MetadataLoss::Warn,
+        _ => MetadataLoss::Fail,
+    }
 }
 
 fn log(args: &MountArgs) -> Log {

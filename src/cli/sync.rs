@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::args::SyncArgs;
 use super::complain;
+use super::config;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::line::Line;
@@ -32,6 +33,9 @@ pub(super) fn run(args: &SyncArgs) -> Exit {
             discard: args.discard.as_deref(),
             full: args.full,
             max_delete: args.max_delete,
+            metadata_loss: config::metadata_loss(args.metadata_loss),
+            one_file_system: args.one_file_system,
+            bwlimit: args.bwlimit,
         };
         return sync_offline::run(&args.place, replica, words);
     }

@@ -11,13 +11,14 @@ use super::exit::Exit;
 use super::units::{show_count, show_size};
 use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
-use crate::mirror::attach::{self, AttachError, Options};
+use crate::mirror::attach::{self, AttachError, MetadataLoss, Options};
 use crate::mirror::failure::show_path;
 use crate::mirror::resync::progress::Line;
-use crate::mirror::resync::{How, Summary};
+use crate::mirror::resync::{How, Progress, Summary};
 use crate::session::pair;
 use crate::session::refusal::Refusal;
 use crate::session::signals::Signals;
+use crate::sys::Errno;
 
 /// How long a daemon that is just ending may keep us from the copies.
 const ENDING: Duration = Duration::from_secs(2);
@@ -39,6 +40,12 @@ pub(super) struct Words<'a> {
     pub(super) full: bool,
     /// `--max-delete=N`
     pub(super) max_delete: Option<u64>,
+    /// `--metadata-loss=fail|warn`
+    pub(super) metadata_loss: MetadataLoss,
+    /// `--one-file-system`
+    pub(super) one_file_system: bool,
+    /// `--bwlimit=RATE`, bytes per second
+    pub(super) bwlimit: Option<u64>,
 }
 
 pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
@@ -46,7 +53,14 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
         Ok(signals) => signals,
         Err(no) => return refused(replica, &no),
     };
-    let (root_p, root_r) = match pair::roots(primary, replica) {
+    let roots = pair::roots(primary, replica).and_then(|(p, r)| {
+        if !words.one_file_system {
+            return Ok((p, r));
+        }
+        let no = |errno: Errno| Refusal::from_io("cannot look below mounts", &errno.into());
+        Ok((pair::view(p).map_err(no)?, pair::view(r).map_err(no)?))
+    });
+    let (root_p, root_r) = match roots {
         Ok(roots) => roots,
         Err(no) => return refused(replica, &no),
     };
@@ -64,11 +78,15 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
             init: words.init,
             discard: words.discard.is_some(),
         },
+        metadata_loss: words.metadata_loss,
         patience: ENDING,
         how: How {
             quick: !words.full,
+            locates: true,
             kept_max: LISTED_MAX,
             deletions_max: words.max_delete,
+            one_file_system: words.one_file_system,
+            bytes_per_second: words.bwlimit,
             stop: Some(signals.stop_switch()),
             ..How::default()
         },
@@ -77,15 +95,14 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
     let terminal = std::io::stderr().is_terminal();
     let mut line = Line::new(std::io::stderr(), terminal);
     let (p, r) = (root_p.as_fd(), root_r.as_fd());
+    let mut show = |phase, progress: &Progress| line.update(phase, progress);
     let done = if words.dry_run {
-        let found = attach::preview(p, r, &typed, &options, &mut |phase, progress| {
-            line.update(phase, progress);
-        });
+        let found = attach::preview(p, r, &typed, &options, &mut show);
+        line.finish();
         found.map(|summary| differences(&summary))
     } else {
-        let attached = attach::attach(p, Ok(r), &typed, &options, &mut |phase, progress| {
-            line.update(phase, progress);
-        });
+        let attached = attach::attach(p, Ok(r), &typed, &options, &mut show);
+        line.finish();
         attached.map(|attached| {
             let closed = attached.close_clean();
             closed.map_or_else(
@@ -97,7 +114,6 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
             )
         })
     };
-    line.finish();
     done.unwrap_or_else(|error| {
         if signals.stopping() {
             complain("interrupted. To go on: the same command");
@@ -142,7 +158,7 @@ fn refused(replica: &Path, no: &Refusal) -> Exit {
 
 fn no(error: &AttachError) -> Exit {
     if let Some(summary) = &error.summary {
-        list(summary, &mut std::io::stderr());
+        list(summary, &mut std::io::stderr(), true);
     }
     complain(&error.to_string());
     match error.refusal.id {
@@ -152,9 +168,22 @@ fn no(error: &AttachError) -> Exit {
     }
 }
 
+/// What the replica does without (`--metadata-loss=warn`).
+fn lost(summary: &Summary) {
+    for loss in &summary.losses {
+        complain(&format!("loss: {}: {}", show_path(&loss.path), loss.detail));
+    }
+    let more = summary.losses_total - summary.losses.len() as u64;
+    if more > 0 {
+        complain(&format!("... and {} more losses", show_count(more)));
+    }
+}
+
 /// What `--dry-run` found.
 fn differences(summary: &Summary) -> Exit {
-    list(summary, &mut std::io::stdout());
+    let mut out = std::io::stdout();
+    let is_terminal = out.is_terminal();
+    list(summary, &mut out, is_terminal);
     let total = summary.differences_total;
     let (shown, names) = (show_count(total), show_count(summary.entries));
     let text = format!("{shown} differences in {names} names.");
@@ -162,11 +191,19 @@ fn differences(summary: &Summary) -> Exit {
     if total == 0 { Exit::Success } else { Exit::No }
 }
 
-fn list(summary: &Summary, out: &mut dyn Write) {
+/// Names are raw bytes, as `verify` writes them, unless they are to be escaped.
+fn list(summary: &Summary, out: &mut dyn Write, escape: bool) {
     for found in &summary.differences {
-        let (kind, path) = (found.kind.word(), show_path(&found.path));
+        let path = if escape || found.path.is_empty() {
+            show_path(&found.path).into_bytes()
+        } else {
+            found.path.clone()
+        };
+        let mut line = format!("{:<9} ", found.kind.word()).into_bytes();
+        line.extend_from_slice(&path);
+        line.extend_from_slice(format!("  {}\n", found.detail).as_bytes());
         // A closed pipe is no reason to complain.
-        _ = writeln!(out, "{kind:<9} {path}  {}", found.detail).is_ok();
+        _ = out.write_all(&line).is_ok();
     }
     let more = summary.differences_total - summary.differences.len() as u64;
     if more > 0 {
@@ -175,6 +212,9 @@ fn list(summary: &Summary, out: &mut dyn Write) {
 }
 
 fn equal(replica: &Path, summary: Option<&Summary>) -> Exit {
+    if let Some(summary) = summary {
+        lost(summary);
+    }
     let (bytes, files) = summary.map_or((0, 0), |summary| (summary.bytes, summary.files));
     let text = format!(
         "Replica {} is in-sync: {} in {} files.",

@@ -162,7 +162,14 @@ fn offline(
     show: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, Stop> {
     let unknown = |no| Stop::No(Exit::Unknown, no);
-    let roots = [&*args.place, replica].map(|path| open(path).map_err(|no| (path, no)));
+    let root = |path| {
+        let root = open(path)?;
+        if args.one_file_system {
+            return Ok(pair::view(root)?);
+        }
+        Ok(root)
+    };
+    let roots = [&*args.place, replica].map(|path| root(path).map_err(|no| (path, no)));
     let [primary, replica_fd] = roots.map(|root| {
         root.map_err(|(path, no)| match no {
             Closed::Mirror => Stop::No(Exit::MountRefused, is_mirror(path)),
@@ -183,8 +190,10 @@ fn offline(
         .collect::<Result<Vec<_>, _>>()?;
     let how = How {
         quick: args.quick,
+        locates: true,
         kept_max: LISTED_MAX,
         one_file_system: args.one_file_system,
+        bytes_per_second: args.bwlimit,
         ignore: known_lacks(&primary),
         stop: Some(Arc::clone(interrupt.switch())),
         ..How::default()
@@ -238,6 +247,7 @@ fn repair(
             quick: args.quick,
             kept_max: LISTED_MAX,
             one_file_system: args.one_file_system,
+            bytes_per_second: args.bwlimit,
             stop: Some(Arc::clone(interrupt.switch())),
             ..How::default()
         },
@@ -359,7 +369,7 @@ fn text(outcome: &Outcome, escape: bool) -> Vec<u8> {
     for found in &outcome.found {
         let path = match found.path.as_slice() {
             b"" => b".".to_vec(),
-            path if escape => harmless(&String::from_utf8_lossy(path)).into_bytes(),
+            path if escape => show_path(path).into_bytes(),
             path => path.to_vec(),
         };
         let columns = String::from_utf8_lossy(&path).chars().count();

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion, Resync};
 use super::first_look;
 use super::keeper::{Heard, Keeper};
+use super::pair;
 use super::refusal::{Kind, Refusal};
 use super::signals::Signals;
 use super::transport::Transport;
@@ -317,13 +318,11 @@ fn limits_of(config: &MountConfig) -> Option<Limits> {
 /// without what is mounted below it, where the kernel lets us have one.
 fn open_root(path: &Path, config: &MountConfig) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if config.one_file_system && config.privileged {
-        use rustix::mount::OpenTreeFlags as Flags;
-        let flags_of_view = Flags::OPEN_TREE_CLONE | Flags::OPEN_TREE_CLOEXEC;
-        let view = rustix::mount::open_tree(rustix::fs::CWD, path, flags_of_view)?;
-        return rustix::fs::openat(&view, c".", flags, Mode::empty());
+    let root = rustix::fs::open(path, flags, Mode::empty())?;
+    if config.one_file_system {
+        return pair::view(root);
     }
-    rustix::fs::open(path, flags, Mode::empty())
+    Ok(root)
 }
 
 fn attach_roots(

@@ -10,8 +10,7 @@ use super::check;
 use super::mountpoint::{find, is_dead};
 use super::place::Spot;
 use super::refusal::{Refusal, errno_text};
-use crate::sys::Errno;
-use crate::sys::mountinfo;
+use crate::sys::{Errno, mountinfo};
 
 /// The root of a copy.
 ///
@@ -52,6 +51,22 @@ pub fn look(path: &Path) -> Result<OwnedFd, Errno> {
 fn open(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// The same directory in a private view of its tree, without what is mounted below it, where the
+/// kernel lets us have one: that is for root. Else it stays as it is.
+///
+/// # Errors
+/// `ENOMEM`, `EMFILE`.
+pub fn view(root: OwnedFd) -> Result<OwnedFd, Errno> {
+    use rustix::mount::OpenTreeFlags as Flags;
+    let flags = Flags::OPEN_TREE_CLONE | Flags::OPEN_TREE_CLOEXEC | Flags::AT_EMPTY_PATH;
+    let view = match rustix::mount::open_tree(&root, c"", flags) {
+        Err(Errno::PERM) => return Ok(root),
+        view => view?,
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(&view, c".", flags, Mode::empty())
 }
 
 /// Both roots, of which neither contains the other.

@@ -51,6 +51,9 @@ pub struct How {
     pub repair: bool,
     /// Believe size and mtime: no content and no hole map is looked at where both agree.
     pub quick: bool,
+    /// With `quick`, and where nothing is repaired: read content where size or mtime differ, to say
+    /// where it does.
+    pub locates: bool,
     /// Differences and losses listed in the summary; the rest are counted.
     pub kept_max: usize,
     /// Names that may be removed from the replica (`--max-delete`).
@@ -80,6 +83,7 @@ impl Default for How {
         Self {
             repair: false,
             quick: false,
+            locates: false,
             kept_max: 1000,
             deletions_max: None,
             one_file_system: false,

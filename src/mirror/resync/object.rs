@@ -88,7 +88,12 @@ impl Writer for Rewriter<'_> {
 pub(in crate::mirror) fn cannot_hold(errno: Errno) -> bool {
     matches!(
         errno,
-        Errno::PERM | Errno::OPNOTSUPP | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ
+        Errno::PERM
+            | Errno::OPNOTSUPP
+            | Errno::NOSYS
+            | Errno::NAMETOOLONG
+            | Errno::INVAL
+            | Errno::ILSEQ
     )
 }
 
@@ -318,9 +323,11 @@ impl Worker<'_> {
         [(source, want), (held, have)]: [(BorrowedFd<'_>, &Attrs); 2],
         alone: bool,
     ) -> Outcome<bool> {
-        let (repair, quick) = (self.shared.how.repair, self.shared.how.quick);
+        let how = &self.shared.how;
+        let (repair, quick) = (how.repair, how.quick);
+        let reads_uneven = repair || how.locates;
         let (p, r) = (&want.stat, &have.stat);
-        let found = if quick && ((p.size, p.mtime) == (r.size, r.mtime) || !repair) {
+        let found = if quick && ((p.size, p.mtime) == (r.size, r.mtime) || !reads_uneven) {
             Found::default()
         } else {
             let pair = self.pair.clone();

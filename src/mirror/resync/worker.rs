@@ -314,6 +314,9 @@ impl<'a> Worker<'a> {
         self.meter.show();
         let mut reported = self.branch.is_new;
         let is_other = replica.filter(|&other| other != primary);
+        if (replica.is_none() || is_other.is_some()) && self.is_left_out(name, primary) {
+            return Ok(());
+        }
         if let Some(other) = is_other {
             let (p, r) = (word(primary), word(other));
             self.report(Kind::Entry, None, || {
@@ -341,6 +344,7 @@ impl<'a> Worker<'a> {
             FileType::Directory => None,
             kind => match object::open(self.pair.primary(), name.as_c_str(), kind) {
                 Err(Errno::NOENT) => return self.gone(name),
+                Err(Errno::XDEV) if shared.how.one_file_system => return Ok(()),
                 opened => Some(opened.on(Copy::Primary, "openat2")?),
             },
         };
@@ -357,6 +361,13 @@ impl<'a> Worker<'a> {
             }
             (None, false) => self.create_dir(name),
         }
+    }
+
+    /// Whether something else is mounted on a name that is no directory, and that is left out.
+    fn is_left_out(&self, name: &Name, kind: FileType) -> bool {
+        let looks = self.shared.how.one_file_system && kind != FileType::Directory;
+        let open = || object::open(self.pair.primary(), name.as_c_str(), kind);
+        looks && matches!(open(), Err(Errno::XDEV))
     }
 
     /// The primary has lost a name since it was listed.

@@ -2,6 +2,7 @@
 //! The command line as promised, to the letter: messages, states and exit codes.
 
 mod life;
+mod offline;
 mod refused;
 mod status;
 mod units;
