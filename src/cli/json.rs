@@ -110,7 +110,7 @@ impl From<&Resync> for ResyncView {
             bytes_done: resync.bytes_done,
             bytes_left: resync.bytes_left,
             bytes_per_second: resync.bytes_per_second,
-            eta_seconds: resync.eta_seconds,
+            eta_seconds: resync.eta_seconds.filter(|_| !resync.is_counting),
             since: rfc3339(resync.since),
             elapsed_ms: resync.elapsed_ms,
         }

@@ -105,8 +105,17 @@ pub(super) fn healing(report: &Report) -> &'static str {
     }
 }
 
-/// `41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left`, the percentage three wide.
+/// `41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left`, the percentage three wide; while all
+/// there is is being counted `  ?%  7.4 GiB  498 files  210 MiB/s`.
 pub(super) fn resync(resync: &Resync) -> String {
+    if resync.running && resync.is_counting {
+        return format!(
+            "  ?%  {}  {} files  {}/s",
+            show_size(resync.bytes_done),
+            show_count(resync.files_done),
+            show_size(resync.bytes_per_second)
+        );
+    }
     let bytes = resync.bytes_done.saturating_add(resync.bytes_left);
     let files = resync.files_done.saturating_add(resync.files_left);
     let (done, all) = if bytes > 0 {
@@ -445,6 +454,7 @@ pub(super) mod tests {
             bytes_left: 11_596_411_698,
             bytes_per_second: 210 << 20,
             eta_seconds: Some(52),
+            is_counting: false,
             since: 1_795_096_931,
             elapsed_ms: 36_000,
         }
@@ -504,6 +514,17 @@ pub(super) mod tests {
         assert_eq!(at(false, 5, 0), "100%");
         assert_eq!(at(false, 0, 0), "100%");
         assert_eq!(at(true, u64::MAX, u64::MAX), " 99%");
+        let counting = Resync {
+            is_counting: true,
+            ..healing()
+        };
+        assert_eq!(resync(&counting), "  ?%  7.4 GiB  498 files  210 MiB/s");
+        let over = Resync {
+            running: false,
+            is_counting: true,
+            ..Resync::default()
+        };
+        assert_eq!(resync(&over)[..4], *"100%");
     }
 
     /// Where the daemon gives no reason, the state explains itself.

@@ -222,6 +222,6 @@ fn equal(replica: &Path, summary: Option<&Summary>) -> Exit {
         show_size(bytes),
         show_count(files)
     );
-    _ = writeln!(std::io::stderr(), "{text}").is_ok();
+    _ = writeln!(std::io::stdout(), "{text}").is_ok();
     Exit::Success
 }

@@ -75,6 +75,9 @@ impl Journal {
 
     fn record_trees(&self, kind: Kind, objects: &[&dyn Fn() -> Object]) -> Result<Vec<Pins>> {
         self.commit.check()?;
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
         let now = sys::clock::inode_now();
         let stamp = (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0));
         // A rename that is put on record from now on leads from what is described.

@@ -109,6 +109,7 @@ impl Pace {
             bytes_left,
             bytes_per_second: bytes,
             eta_seconds: eta.filter(|_| self.ended.is_none()),
+            is_counting: false,
             since: self.since,
             elapsed_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }

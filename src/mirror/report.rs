@@ -88,6 +88,9 @@ pub struct Resync {
     pub bytes_per_second: u64,
     /// How long it will take, where that can be told.
     pub eta_seconds: Option<u64>,
+    /// What is left is being counted still: less is known than there is.
+    #[serde(default)]
+    pub is_counting: bool,
     /// When it began, in seconds since 1970.
     pub since: i64,
     /// How long it has taken so far, or took, in milliseconds.

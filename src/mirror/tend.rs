@@ -661,6 +661,7 @@ impl Mirror {
         pace.note(now, counts);
         Some(Resync {
             dirs_done: seen.dirs_opened,
+            is_counting: seen.is_counting,
             ..pace.shown(now)
         })
     }

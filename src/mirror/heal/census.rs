@@ -16,6 +16,7 @@ pub(super) struct Census {
     files: AtomicU64,
     bytes: AtomicU64,
     is_done: AtomicBool,
+    is_counting: AtomicBool,
 }
 
 impl Census {
@@ -26,6 +27,11 @@ impl Census {
         done.then(|| (read(&self.files), read(&self.bytes)))
     }
 
+    /// Whether it is not known yet how much there is.
+    pub(super) fn is_counting(&self) -> bool {
+        self.is_counting.load(Ordering::Relaxed)
+    }
+
     /// Runs `work`, and counts meanwhile what is at and below these paths, relative to `root`.
     pub(super) fn during<T>(
         &self,
@@ -34,11 +40,13 @@ impl Census {
         work: impl FnOnce() -> T,
     ) -> T {
         let over = AtomicBool::new(false);
+        self.is_counting.store(true, Ordering::Relaxed);
         std::thread::scope(|scope| {
             let count = || {
                 let mut paths = paths.iter();
                 let all = paths.all(|path| matches!(self.count_at(root, path, &over), Ok(true)));
                 self.is_done.store(all, Ordering::Release);
+                self.is_counting.store(false, Ordering::Relaxed);
             };
             let thread = std::thread::Builder::new().name("census".to_owned());
             // Without it nobody knows how long it takes.

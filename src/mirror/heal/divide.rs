@@ -102,18 +102,22 @@ impl Worker<'_> {
         let noted = self.ground.journal().note_missing(&objects);
         let noted = noted.map_err(Stop::of_log)?;
         let missed = self.healing.changed(|doubt| doubt.missed);
-        let first = self.jobs.len();
+        // Jobs that are over make room for new ones: there may be millions in the end.
+        let jobs = self.jobs.iter().enumerate();
+        let over = jobs.filter(|(_, job)| job.left == 0 && job.pins.is_none());
+        let over: Vec<_> = over.map(|(number, _)| number).collect();
+        let mut numbers = over.into_iter().chain(self.jobs.len()..);
         let (mut jobs, mut from) = (Vec::with_capacity(noted.len()), Vec::new());
         let parts = self.pending_mut().filter(|item| !item.is_top);
         for (item, pins) in parts.zip(noted) {
-            let Some(mark) = pins.marks().first().cloned() else {
+            let (Some(mark), Some(number)) = (pins.marks().first().cloned(), numbers.next()) else {
                 continue;
             };
             let is_dir = matches!(item.task, Task::Names(_));
             let top = is_dir.then(|| item.held.ident());
             from.push((item.job, top));
-            (item.job, item.is_top) = (first + jobs.len(), true);
-            jobs.push(Job {
+            (item.job, item.is_top) = (number, true);
+            let job = Job {
                 mark,
                 pins: Some(pins),
                 left: 1,
@@ -121,9 +125,15 @@ impl Worker<'_> {
                 missed,
                 skipped: None,
                 object: None,
-            });
+            };
+            jobs.push((number, job));
         }
-        self.jobs.extend(jobs);
+        for (number, job) in jobs {
+            match self.jobs.get_mut(number) {
+                Some(over) => *over = job,
+                None => self.jobs.push(job),
+            }
+        }
         for (number, top) in from {
             let job = &mut self.jobs[number];
             job.left = job.left.saturating_sub(1);

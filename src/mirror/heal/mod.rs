@@ -191,6 +191,8 @@ pub struct Progress {
     pub marks_left: u64,
     /// Files there are, and the bytes they use, where all are healed and were counted.
     pub all: Option<(u64, u64)>,
+    /// What there is in all is being counted.
+    pub is_counting: bool,
     /// When it began.
     pub began: Option<Instant>,
 }
@@ -312,6 +314,7 @@ impl Healing {
             bytes_written: read(&self.bytes_written),
             marks_left: read(&self.marks_left),
             all: self.census.counted(),
+            is_counting: self.census.is_counting(),
             began: Some(self.began),
         }
     }

@@ -93,6 +93,7 @@ impl Worker<'_> {
                         self.jobs[number].object = Some(held); // a rename was under way
                         continue;
                     }
+                    self.look_for_names(held.node());
                     take(&self.jobs[number].mark);
                     self.settle(number, &held);
                     unmoved.remove(&ident);

@@ -546,6 +546,7 @@ impl<'a> Worker<'a> {
                 }
                 let ident = item.held.ident();
                 self.healing.changed(|doubt| doubt.lift(ident));
+                self.look_for_names(item.held.node());
                 if item.is_top {
                     take(&self.jobs[item.job].mark);
                 }
@@ -636,6 +637,12 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// No name of an object is known any more. If it has one all the same it is to be found: in a round that
+    /// comes past all names it will be.
+    pub(super) fn look_for_names(&mut self, node: &Arc<Node>) {
+        self.must_escalate |= !self.is_whole && !self.ground.source().is_removed(node);
     }
 
     /// A name that did not lead to the object although nothing could move is not its name.

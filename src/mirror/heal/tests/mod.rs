@@ -293,6 +293,23 @@ fn an_old_twin_does_not_replace_what_was_healed() {
 }
 
 /// As many names on both copies it will never have: that must not keep healing from its end.
+/// The name by which a mark leads to a file goes while it waits to be healed: another one is to be found.
+#[test]
+fn what_loses_the_only_name_that_is_known() {
+    let bench = filled();
+    bench.go(Way::Both);
+    bench.link("a/f1", "a/b/c/other");
+    bench.start();
+    bench.put("a/f1", 0, b"changed");
+    // All that is known to the next one is what the mark says.
+    let bench = bench.dies();
+    bench.go(Way::Healing);
+    bench.before_hold(0, |bench| bench.unlink("a/f1"));
+    bench.heal();
+    bench.settle();
+    bench.assert_equal();
+}
+
 #[test]
 fn a_file_that_has_a_name_outside_the_tree() {
     let bench = filled();
