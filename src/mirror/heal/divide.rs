@@ -19,15 +19,17 @@
 //! is lost with the daemon. On a replica that was empty every name was put there by healing, or by an
 //! op that has marks of its own: none of those is cleared before healing has ended.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Stop;
 use super::item::{Item, Job, Task};
+use super::place::Held;
 use super::worker::Worker;
-use crate::journal::{Aspect, Mark, Object};
+use crate::journal::{Aspect, Mark, Object, Pins};
 use crate::mirror::intent::object_of;
-use crate::store::Node;
+use crate::store::{Ident, Node};
 
 /// Marks made at a time, at most.
 const PARTS_MAX: usize = 4096;
@@ -43,6 +45,9 @@ pub(super) struct Division {
     rest: Duration,
     /// Marks of what has been filled, or was divided.
     pub(super) filled: Vec<Arc<Mark>>,
+    /// Marks of files whose names are to be counted in the end: the one they were healed for may be gone
+    /// by then.
+    pub(super) doubts: HashMap<Ident, Pins>,
 }
 
 impl Division {
@@ -50,8 +55,12 @@ impl Division {
     pub(super) fn new(at_once: bool) -> Self {
         let rest = if at_once { Duration::ZERO } else { REST };
         let next = Instant::now() + rest;
-        let filled = Vec::new();
-        Self { next, rest, filled }
+        Self {
+            next,
+            rest,
+            filled: Vec::new(),
+            doubts: HashMap::new(),
+        }
     }
 }
 
@@ -65,7 +74,7 @@ impl Worker<'_> {
         }
         let fills = |job: &Job| job.pins.is_some() && job.mark.aspect == Aspect::Fill;
         let is_filling = self.jobs.iter().any(fills) || !self.division.filled.is_empty();
-        if is_filling && self.note_parts()? {
+        if is_filling && self.note_doubts()? && self.note_parts()? {
             let filled = std::mem::take(&mut self.division.filled);
             if !filled.is_empty() {
                 self.ground.clear(&filled);
@@ -81,6 +90,40 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Notes the files whose names are to be counted. False if that cannot be done.
+    fn note_doubts(&mut self) -> Result<bool, Stop> {
+        let known = &self.division.doubts;
+        let new = self.links.uneven();
+        let new: Vec<_> = new.filter(|(file, _)| !known.contains_key(file)).collect();
+        if new.len() > PARTS_MAX {
+            return Ok(false);
+        }
+        let find = |(file, held): &(Ident, Option<&Held>)| match held {
+            Some(held) => Some(held.node().clone()),
+            None => self.ground.nodes().find(*file),
+        };
+        let nodes: Option<Vec<_>> = new.iter().map(find).collect();
+        let Some(nodes) = nodes else {
+            return Ok(false);
+        };
+        let files: Vec<Ident> = new.into_iter().map(|(file, _)| file).collect();
+        let noted = self.note_nodes(&nodes)?;
+        self.division.doubts.extend(files.into_iter().zip(noted));
+        Ok(true)
+    }
+
+    fn note_nodes(&self, nodes: &[Arc<Node>]) -> Result<Vec<Pins>, Stop> {
+        let source = self.ground.source();
+        let describe = |node| move || object_of(source, node);
+        let objects: Vec<_> = nodes.iter().map(describe).collect();
+        let objects: Vec<_> = objects
+            .iter()
+            .map(|object| object as &dyn Fn() -> Object)
+            .collect();
+        let noted = self.ground.journal().note_missing(&objects);
+        noted.map_err(Stop::of_log)
+    }
+
     /// Notes all that is still to come, for whichever mark: what one has been looked at for may be left
     /// to another by now. False if that cannot be said in so few marks.
     fn note_parts(&mut self) -> Result<bool, Stop> {
@@ -92,15 +135,7 @@ impl Worker<'_> {
             return Ok(false);
         }
         let nodes: Vec<Arc<Node>> = parts.iter().map(|item| item.held.node().clone()).collect();
-        let source = self.ground.source();
-        let describe = |node| move || object_of(source, node);
-        let objects: Vec<_> = nodes.iter().map(describe).collect();
-        let objects: Vec<_> = objects
-            .iter()
-            .map(|object| object as &dyn Fn() -> Object)
-            .collect();
-        let noted = self.ground.journal().note_missing(&objects);
-        let noted = noted.map_err(Stop::of_log)?;
+        let noted = self.note_nodes(&nodes)?;
         let missed = self.healing.changed(|doubt| doubt.missed);
         // Jobs that are over make room for new ones: there may be millions in the end.
         let jobs = self.jobs.iter().enumerate();

@@ -43,6 +43,14 @@ impl Links {
         self.uneven.insert(primary);
     }
 
+    /// Those whose names are to be counted; with a name of theirs, where one was kept.
+    pub(super) fn uneven(&self) -> impl Iterator<Item = (Ident, Option<&Held>)> {
+        let kept = |primary: &Ident| self.first.get(primary).map(|(held, _)| held);
+        self.uneven
+            .iter()
+            .map(move |primary| (*primary, kept(primary)))
+    }
+
     /// Whose the replica's inode is, if it was seen.
     pub(super) fn owner(&self, replica: Ident) -> Option<Ident> {
         self.owner.get(&replica).copied()

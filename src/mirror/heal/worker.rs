@@ -179,6 +179,7 @@ impl<'a> Worker<'a> {
             self.begin();
             self.empty()?;
             self.count_names()?;
+            self.division.doubts.clear();
             self.finish();
             if self.ended == before && !self.waiting.is_empty() {
                 // They wait for each other. Nothing waits while all names of the tree are seen.
