@@ -285,7 +285,8 @@ pub(super) fn find(ground: &dyn Ground, object: &Object, paths: &[Box<[u8]>]) ->
     let root = walk::reopen(ground.primary_root()).on(Copy::Primary, "openat2")?;
     let fd = match at::open_handle(root.as_fd(), &object.handle) {
         Err(Errno::STALE) => return Ok(Found::Gone),
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+        // ENOMEM is seen on ext4 while names around it come and go, with memory in plenty.
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NOMEM) => {
             return Ok(Found::Unknown);
         }
         opened => opened.on(Copy::Primary, "open_by_handle_at")?,
