@@ -225,7 +225,7 @@ fn a_time_to_be_carried_keeps_its_mark() {
     let home = all.dirs[1].home.clone();
     // Nobody else makes checkpoints, and holds a directory while it is held up.
     bench.mirror.tending.end(Duration::from_secs(60));
-    bench.gate.hold_times(true);
+    bench.gate.hold_times(Some(all.file(0, 0)));
     all.write(all.file(0, 0), 0);
     std::thread::scope(|scope| {
         let checkpoint = || bench.mirror.checkpoint(true, Box::new(|_| ()));
@@ -233,7 +233,7 @@ fn a_time_to_be_carried_keeps_its_mark() {
         bench.gate.await_standstill(|| checkpoint.is_finished());
         assert!(!checkpoint.is_finished(), "it carried no times");
         all.dirs[1].create();
-        bench.gate.hold_times(false);
+        bench.gate.hold_times(None);
     });
     assert!(all.has(&home, Aspect::Dir), "its time is not carried yet");
     all.checkpoint();

@@ -29,8 +29,9 @@ pub(super) struct GateState {
     /// Contents, attributes and times of what is there reach the disk when it is synced, and are
     /// kept here until then. Names are there at once.
     pub(super) cache: Option<Vec<Cached>>,
-    /// No times are carried for now.
-    pub(super) holds_times: bool,
+    /// Whose times are not carried for now. (Those of others may have to be: the op that makes a
+    /// file gives it its times if the clock ticked between the copies.)
+    pub(super) holds_times: Option<Arc<Node>>,
     pub(super) power: Power,
     /// How far a write may go, and how far it is; `None`: it does not hang.
     pub(super) may: Option<Call>,
@@ -195,10 +196,10 @@ impl Gate {
         }
     }
 
-    /// Times are not carried from now on, or are again.
-    pub(super) fn hold_times(&self, hold: bool) {
+    /// The times of this node are not carried from now on; those of all are again.
+    pub(super) fn hold_times(&self, node: Option<&Arc<Node>>) {
         let mut state = self.state.lock();
-        state.holds_times = hold;
+        state.holds_times = node.cloned();
         state.waiting = false;
         self.moved.notify_all();
     }
@@ -325,7 +326,11 @@ impl Target for Gate {
     }
     fn set_times(&self, node: &Arc<Node>, atime: Time, mtime: Time) -> Result<()> {
         let mut state = self.state.lock();
-        while state.holds_times {
+        while state
+            .holds_times
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, node))
+        {
             state.waiting = true;
             self.moved.notify_all();
             self.moved.wait(&mut state);
