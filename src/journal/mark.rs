@@ -215,17 +215,6 @@ pub(crate) struct Draft {
     pub(crate) stamp: (i64, u32),
 }
 
-impl Draft {
-    /// Whether it is about all there is.
-    pub(crate) fn is_whole(&self) -> bool {
-        is_whole(self.aspect, &self.object)
-    }
-}
-
-fn is_whole(aspect: Aspect, object: &Object) -> bool {
-    aspect.is_tree() && object.path.is_empty()
-}
-
 impl Mark {
     fn new(draft: Draft, whereabouts: Whereabouts, id: u64, word: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -261,7 +250,7 @@ impl Mark {
     /// Whether it is about all there is.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        is_whole(self.aspect, &self.object)
+        self.aspect.is_tree() && self.object.path.is_empty()
     }
 
     /// What it was made of.

@@ -310,10 +310,9 @@ impl Journal {
             ..Self::with(log, limits, next_seq)
         };
         for (draft, whereabouts) in marks {
-            let whole = draft.is_whole();
             let mark = Mark::replayed(draft, whereabouts, journal.new_id());
             journal.table.insert_stranger(&mark);
-            if whole {
+            if mark.is_whole() {
                 journal.table.set_whole(&mark);
             }
         }
@@ -400,8 +399,7 @@ impl Journal {
         if self.table.alive() + cold.len() > self.limits.hard {
             self.collapse()?;
         }
-        let now = sys::clock::inode_now();
-        let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+        let stamp = stamp_now();
         let mut drafts = Vec::with_capacity(cold.len());
         for want in cold {
             let number = self.number();
@@ -412,7 +410,7 @@ impl Journal {
                 aspect: want.key.aspect,
                 object,
                 origin,
-                stamp: (now.tv_sec, nanos),
+                stamp,
             };
             let record = encode_draft(&draft)?;
             let mark = Mark::pending(draft, self.new_id(), false);
@@ -557,24 +555,16 @@ impl Journal {
     /// It ends a checkpoint that was begun before: that one clears nothing, since what was used
     /// between the two no longer shows.
     pub fn begin_checkpoint(&self) -> Checkpoint {
-        let mut marks = self.table.all();
+        self.begin_clearing(self.table.all())
+    }
+
+    /// The same for these alone. To be called by whoever makes checkpoints.
+    pub fn begin_clearing(&self, mut marks: Vec<Arc<Mark>>) -> Checkpoint {
         let mut number = self.checkpoints.lock();
         *number += 1;
         marks.retain(|mark| mark.quiet());
         Checkpoint {
             marks,
-            number: *number,
-        }
-    }
-
-    /// The same for these alone. To be called by whoever makes checkpoints.
-    pub fn begin_clearing(&self, marks: &[Arc<Mark>]) -> Checkpoint {
-        let mut number = self.checkpoints.lock();
-        *number += 1;
-        // One that was just unpinned has been used: what it was used for is over.
-        let quiet = |mark: &&Arc<Mark>| mark.quiet();
-        Checkpoint {
-            marks: marks.iter().filter(quiet).cloned().collect(),
             number: *number,
         }
     }
@@ -704,6 +694,12 @@ fn candidates(renames: &Renames, mark: &Mark, until: u64) -> Vec<Box<[u8]>> {
         return renames.candidates(path, whereabouts.since, until);
     }
     renames.candidates(&whereabouts.paths, whereabouts.since, until)
+}
+
+/// The time that what is born from now on has, or a later one.
+fn stamp_now() -> (i64, u32) {
+    let now = sys::clock::inode_now();
+    (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// # Errors

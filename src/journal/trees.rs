@@ -4,15 +4,8 @@
 use std::sync::Arc;
 
 use super::mark::{Aspect, Draft, Mark, Object, Pins};
-use super::{Journal, encode_draft};
-use crate::sys::{self, Result};
-
-/// What a tree is marked as.
-#[derive(Clone, Copy)]
-struct Kind {
-    aspect: Aspect,
-    is_dirty: bool,
-}
+use super::{Journal, encode_draft, stamp_now};
+use crate::sys::{Errno, Result};
 
 impl Journal {
     /// Marks `object` and everything below it, durably, as to be healed. While the mark on the
@@ -32,81 +25,84 @@ impl Journal {
         self.mark_as(Aspect::Fill, object)
     }
 
-    /// Puts on record, durably, that after the death of the daemon `object` and everything below it
-    /// must be healed, unless the pin has been dropped and a checkpoint was made since.
-    ///
-    /// # Errors
-    /// What broke the log.
-    pub fn note_tree(&self, object: Object) -> Result<Pins> {
-        let kind = Kind {
-            aspect: Aspect::Tree,
-            is_dirty: false,
-        };
-        let noted = self.record_trees(kind, &[&|| object.clone()])?;
-        Ok(noted.into_iter().next().unwrap_or_default())
-    }
-
-    /// The same of all that is missing from the replica still, one pin for each: with these on record
-    /// the mark that covered them together is not needed any more.
-    ///
-    /// # Errors
-    /// What broke the log.
-    pub fn note_missing(&self, objects: &[&dyn Fn() -> Object]) -> Result<Vec<Pins>> {
-        let kind = Kind {
-            aspect: Aspect::Fill,
-            is_dirty: false,
-        };
-        self.record_trees(kind, objects)
-    }
-
     fn mark_as(&self, aspect: Aspect, object: Object) -> Result<Arc<Mark>> {
-        let kind = Kind {
-            aspect,
-            is_dirty: true,
-        };
-        let pins = self.record_trees(kind, &[&|| object.clone()])?;
-        let mut marks = pins.iter().flat_map(|pins| pins.marks().first());
-        let mark = marks.next().cloned().ok_or(sys::Errno::INVAL)?;
+        let (mark, _pins) = self.record_tree(aspect, true, object)?;
         if mark.is_whole() {
             self.table.set_whole(&mark);
         }
         Ok(mark)
     }
 
-    fn record_trees(&self, kind: Kind, objects: &[&dyn Fn() -> Object]) -> Result<Vec<Pins>> {
+    /// Puts on record, durably, that after the death of the daemon `object` and everything below it
+    /// must be healed, unless the pin has been dropped and a checkpoint was made since.
+    ///
+    /// # Errors
+    /// What broke the log.
+    pub fn note_tree(&self, object: Object) -> Result<Pins> {
+        let noted = self.record_tree(Aspect::Tree, false, object);
+        noted.map(|(_, pins)| pins)
+    }
+
+    /// The same of all that is missing from the replica still, a mark and a pin for each: with these on
+    /// record the mark that covered them together is not needed any more.
+    ///
+    /// # Errors
+    /// What broke the log.
+    pub fn note_missing(
+        &self,
+        objects: impl Iterator<Item = impl FnOnce() -> Object>,
+    ) -> Result<Vec<(Arc<Mark>, Pins)>> {
+        self.record_trees(Aspect::Fill, false, objects)
+    }
+
+    fn record_tree(
+        &self,
+        aspect: Aspect,
+        is_dirty: bool,
+        object: Object,
+    ) -> Result<(Arc<Mark>, Pins)> {
+        let mut recorded = self.record_trees(aspect, is_dirty, std::iter::once(|| object))?;
+        recorded.pop().ok_or(Errno::INVAL)
+    }
+
+    fn record_trees(
+        &self,
+        aspect: Aspect,
+        is_dirty: bool,
+        objects: impl Iterator<Item = impl FnOnce() -> Object>,
+    ) -> Result<Vec<(Arc<Mark>, Pins)>> {
         self.commit.check()?;
-        if objects.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now = sys::clock::inode_now();
-        let stamp = (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0));
+        let stamp = stamp_now();
         // A rename that is put on record from now on leads from what is described.
-        let mut numbers = Vec::with_capacity(objects.len());
+        let mut numbers = Vec::new();
         let (mut records, mut marks) = (Vec::new(), Vec::new());
         for object in objects {
             let number = self.number();
             let draft = Draft {
                 seq: number.seq,
                 serial: None,
-                aspect: kind.aspect,
+                aspect,
                 object: object(),
                 origin: None,
                 stamp,
             };
             numbers.push(number);
             records.push(encode_draft(&draft)?);
-            marks.push(Mark::pending(draft, self.new_id(), kind.is_dirty));
+            marks.push(Mark::pending(draft, self.new_id(), is_dirty));
         }
-        let mut pins = Vec::with_capacity(marks.len());
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut recorded = Vec::with_capacity(marks.len());
         for mark in &marks {
-            let mut own = Pins::default();
-            own.push(Arc::clone(mark));
-            pins.push(own);
+            let mut pins = Pins::default();
+            pins.push(Arc::clone(mark));
+            recorded.push((Arc::clone(mark), pins));
             self.table.insert_stranger(mark);
         }
         let ticket = self.commit.submit(records, marks.clone());
         self.commit.wait(ticket, &marks, self)?;
-        Ok(pins)
+        Ok(recorded)
     }
 
     /// Where the trees are that must be healed whole; the root alone if that is one of them.

@@ -316,9 +316,9 @@ impl Mirror {
                 let way = self.tending.begin(&self.lane, reached, true);
                 self.start_lane(&way);
                 self.tending.state.lock().why_not = None;
+                let seeding = self.log().is_some_and(|log| log.journal().is_filling());
                 let mut health = self.health.lock();
-                health.resyncing = true;
-                health.seeding = self.log().is_some_and(|log| log.journal().is_filling());
+                (health.resyncing, health.seeding) = (true, seeding);
                 drop(health);
                 self.tell();
                 Some(way)
@@ -760,7 +760,7 @@ impl Ground for Live<'_> {
         self.journal
     }
 
-    fn clear(&self, marks: &[Arc<Mark>]) {
+    fn clear(&self, marks: Vec<Arc<Mark>>) {
         let point = self.journal.begin_clearing(marks);
         if let Some(intent) = self.mirror.log().filter(|_| !point.is_empty()) {
             let too_long = self.mirror.abandoning();

@@ -2,13 +2,10 @@
 //! `scripts/bench` works, on a tiny tree, and does not praise a copy that is none. How fast anything is
 //! is not looked at here.
 
-use std::fs::{File, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::run::{MIRRORFS, Ran, run};
+use crate::support::run::{MIRRORFS, Ran, run, script};
 use crate::support::{base, temp_in};
 use crate::{need_product, need_programs, need_root};
 
@@ -70,19 +67,15 @@ fn a_copy_that_is_none_is_noticed() {
         ),
     ] {
         let scratch = temp_in(&base());
-        let program = scratch.path().join("mirrorfs");
-        let mut file = File::create(&program).expect("create");
         let text = format!(
-            r#"#!/bin/bash
-{MIRRORFS:?} "$@" || exit
+            r#"{MIRRORFS:?} "$@" || exit
 [ "$1 ${{2-}}" = "sync --init" ] || exit 0
 copy=${{@: -1}}
 {damage}
 "#
         );
-        file.write_all(text.as_bytes()).expect("write");
-        drop(file);
-        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("chmod");
+        let program = scratch.path().join("mirrorfs");
+        script(&program, &text);
         let ran = seeding(&program, "mirrorfs").code(1);
         assert!(ran.err.contains(complaint), "{complaint}: {ran}");
         assert!(ran.err.contains("it is no copy"), "{ran}");

@@ -2,13 +2,10 @@
 //! How many system calls things take (`scripts/syscalls`): within what `scripts/syscalls.budget` allows,
 //! and that a call too many, or one by a path, is noticed.
 
-use std::fs::{File, Permissions};
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::run::{MIRRORFS, Ran, run};
+use crate::support::run::{MIRRORFS, Ran, run, script};
 use crate::support::{base, temp_in};
 use crate::{need_product, need_programs, need_root};
 
@@ -33,19 +30,15 @@ fn within_the_budget() {
 
 /// The product with `after` done by its side for each of the two trees it is given.
 fn with(after: &str, scratch: &Path) -> Ran {
-    let program = scratch.join("mirrorfs");
-    let mut file = File::create(&program).expect("create");
     let text = format!(
-        r#"#!/bin/bash
-{MIRRORFS:?} "$@" || exit
+        r#"{MIRRORFS:?} "$@" || exit
 case $1 in sync | verify) ;; *) exit ;; esac
 for file in "${{@: -2:1}}"/*/*; do {after}; done
 exit 0
 "#
     );
-    file.write_all(text.as_bytes()).expect("write");
-    drop(file);
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("chmod");
+    let program = scratch.join("mirrorfs");
+    script(&program, &text);
     counted(&program, 100)
 }
 

@@ -49,15 +49,17 @@ impl Census {
                 self.is_counting.store(false, Ordering::Relaxed);
             };
             let thread = std::thread::Builder::new().name("census".to_owned());
-            // Without it nobody knows how long it takes.
-            let _missing = thread.spawn_scoped(scope, count).is_err();
+            if thread.spawn_scoped(scope, count).is_err() {
+                // Without it nobody knows how long it takes.
+                self.is_counting.store(false, Ordering::Relaxed);
+            }
             let done = work();
             over.store(true, Ordering::Relaxed);
             done
         })
     }
 
-    /// Whether it came to the end.
+    /// Counts one object and what is below it. Whether it came to the end.
     fn count_at(&self, root: BorrowedFd<'_>, path: &[u8], over: &AtomicBool) -> Result<bool> {
         if path.is_empty() {
             return self.count(root, over);
@@ -78,6 +80,7 @@ impl Census {
         self.bytes.fetch_add(used, Ordering::Relaxed);
     }
 
+    /// The same of what is below a directory.
     fn count(&self, root: BorrowedFd<'_>, over: &AtomicBool) -> Result<bool> {
         let mut descent = Descent::new(root)?;
         let mut lists = vec![walk::names(descent.top())?.into_iter()];

@@ -62,11 +62,10 @@ impl Worker<'_> {
         for held in uneven {
             self.check_stop()?;
             let Some(way) = self.way_to(held.node()) else {
-                // Gone, or it has names that are not known.
-                if self.is_whole || self.ground.source().is_removed(held.node()) {
-                    continue;
+                if self.may_have_names(held.node()) {
+                    return Ok(false);
                 }
-                return Ok(false);
+                continue;
             };
             let turn = self.ground.hold(way.for_content()).map_err(Stop::Fault)?;
             let same = self.has_same_names(&way, held.ident());

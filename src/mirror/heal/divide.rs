@@ -27,7 +27,7 @@ use super::Stop;
 use super::item::{Item, Job, Task};
 use super::place::Held;
 use super::worker::Worker;
-use crate::journal::{Aspect, Mark, Object, Pins};
+use crate::journal::{Aspect, Mark, Pins};
 use crate::mirror::intent::object_of;
 use crate::store::{Ident, Node};
 
@@ -77,7 +77,7 @@ impl Worker<'_> {
         if is_filling && self.note_doubts()? && self.note_parts()? {
             let filled = std::mem::take(&mut self.division.filled);
             if !filled.is_empty() {
-                self.ground.clear(&filled);
+                self.ground.clear(filled);
             }
         }
         let rest = self.division.rest;
@@ -107,20 +107,19 @@ impl Worker<'_> {
             return Ok(false);
         };
         let files: Vec<Ident> = new.into_iter().map(|(file, _)| file).collect();
-        let noted = self.note_nodes(&nodes)?;
-        self.division.doubts.extend(files.into_iter().zip(noted));
+        let noted = self.note_nodes(nodes.iter())?.into_iter();
+        let pins = noted.map(|(_, pins)| pins);
+        self.division.doubts.extend(files.into_iter().zip(pins));
         Ok(true)
     }
 
-    fn note_nodes(&self, nodes: &[Arc<Node>]) -> Result<Vec<Pins>, Stop> {
+    fn note_nodes<'n>(
+        &self,
+        nodes: impl Iterator<Item = &'n Arc<Node>>,
+    ) -> Result<Vec<(Arc<Mark>, Pins)>, Stop> {
         let source = self.ground.source();
-        let describe = |node| move || object_of(source, node);
-        let objects: Vec<_> = nodes.iter().map(describe).collect();
-        let objects: Vec<_> = objects
-            .iter()
-            .map(|object| object as &dyn Fn() -> Object)
-            .collect();
-        let noted = self.ground.journal().note_missing(&objects);
+        let objects = nodes.map(|node| move || object_of(source, node));
+        let noted = self.ground.journal().note_missing(objects);
         noted.map_err(Stop::of_log)
     }
 
@@ -134,20 +133,16 @@ impl Worker<'_> {
         if parts.len() > PARTS_MAX || parts.iter().any(in_part) {
             return Ok(false);
         }
-        let nodes: Vec<Arc<Node>> = parts.iter().map(|item| item.held.node().clone()).collect();
-        let noted = self.note_nodes(&nodes)?;
+        let noted = self.note_nodes(parts.iter().map(|item| item.held.node()))?;
         let missed = self.healing.changed(|doubt| doubt.missed);
         // Jobs that are over make room for new ones: there may be millions in the end.
         let jobs = self.jobs.iter().enumerate();
         let over = jobs.filter(|(_, job)| job.left == 0 && job.pins.is_none());
         let over: Vec<_> = over.map(|(number, _)| number).collect();
-        let mut numbers = over.into_iter().chain(self.jobs.len()..);
+        let numbers = over.into_iter().chain(self.jobs.len()..);
         let (mut jobs, mut from) = (Vec::with_capacity(noted.len()), Vec::new());
         let parts = self.pending_mut().filter(|item| !item.is_top);
-        for (item, pins) in parts.zip(noted) {
-            let (Some(mark), Some(number)) = (pins.marks().first().cloned(), numbers.next()) else {
-                continue;
-            };
+        for ((item, (mark, pins)), number) in parts.zip(noted).zip(numbers) {
             let is_dir = matches!(item.task, Task::Names(_));
             let top = is_dir.then(|| item.held.ident());
             from.push((item.job, top));

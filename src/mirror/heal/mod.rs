@@ -111,7 +111,7 @@ pub trait Ground: Sync {
     fn journal(&self) -> &Journal;
     /// Makes both copies durable, and clears those marks that nobody has used or soiled meanwhile. A
     /// replica that fails at that is given up.
-    fn clear(&self, marks: &[Arc<Mark>]);
+    fn clear(&self, marks: Vec<Arc<Mark>>);
     /// For tests: marks of what is filled are divided whenever it is possible.
     fn divides_at_once(&self) -> bool {
         false

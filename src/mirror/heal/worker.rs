@@ -643,7 +643,12 @@ impl<'a> Worker<'a> {
     /// No name of an object is known any more. If it has one all the same it is to be found: in a round that
     /// comes past all names it will be.
     pub(super) fn look_for_names(&mut self, node: &Arc<Node>) {
-        self.must_escalate |= !self.is_whole && !self.ground.source().is_removed(node);
+        self.must_escalate |= self.may_have_names(node);
+    }
+
+    /// Whether an object of which no name is known may have one that this round does not come past.
+    pub(super) fn may_have_names(&self, node: &Arc<Node>) -> bool {
+        !self.is_whole && !self.ground.source().is_removed(node)
     }
 
     /// A name that did not lead to the object although nothing could move is not its name.

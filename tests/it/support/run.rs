@@ -123,6 +123,14 @@ pub(crate) fn shell(dir: &Path, script: &str) -> String {
         .out
 }
 
+/// Makes a program of some lines for bash.
+pub(crate) fn script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    // Closed before it is run: a file that is open for writing cannot be.
+    std::fs::write(path, format!("#!/bin/bash\n{text}")).expect("write");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
 /// Where a program is, as the shell would find it.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();

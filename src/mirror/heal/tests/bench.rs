@@ -552,7 +552,13 @@ impl Bench {
 
     pub(super) fn try_heal(&self) -> std::result::Result<Summary, Stop> {
         let healing = Arc::new(Healing::new());
-        *self.healing.lock() = healing.clone();
+        *self.healing.lock() = healing;
+        self.go_on_healing()
+    }
+
+    /// With the healing that whoever uses the mount asks already.
+    pub(super) fn go_on_healing(&self) -> std::result::Result<Summary, Stop> {
+        let healing = self.healing.lock().clone();
         self.stills.store(0, Ordering::Relaxed);
         self.stop.store(false, Ordering::Relaxed);
         healing.run(self, &self.stop, None)
@@ -696,7 +702,7 @@ impl Ground for Bench {
     fn journal(&self) -> &Journal {
         &self.journal
     }
-    fn clear(&self, marks: &[Arc<Mark>]) {
+    fn clear(&self, marks: Vec<Arc<Mark>>) {
         let point = self.journal.begin_clearing(marks);
         self.journal.end_checkpoint(point).expect("cleared");
     }

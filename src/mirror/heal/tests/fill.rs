@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Stop;
 use super::bench::{Bench, Way};
-use super::live::{Client, seeds};
+use super::live::{Client, Working, seeds};
 use crate::journal::{Aspect, Object};
 
 const FILES: u64 = 10;
@@ -55,12 +55,8 @@ fn is_all_dirty(bench: &Bench) -> bool {
 
 /// Heals until so many holds have been taken, or to the end. Whether it was stopped.
 fn heals_for(bench: &Bench, holds: u32) -> bool {
-    bench.stop.store(false, Ordering::Relaxed);
     bench.before_hold(holds, |bench| bench.stop.store(true, Ordering::Relaxed));
-    // The one that whoever uses the mount asks already.
-    let healing = bench.healing.lock().clone();
-    bench.stills.store(0, Ordering::Relaxed);
-    match healing.run(bench, &bench.stop, None) {
+    match bench.go_on_healing() {
         Ok(_) => false,
         Err(Stop::Asked) => true,
         Err(stop) => panic!("{stop:?}"),
@@ -130,7 +126,7 @@ fn nothing_of_an_outage_is_lost_between_two_daemons() {
 }
 
 fn client(bench: &Bench, seed: u64, tag: usize, part: u64) -> Client<'_> {
-    let random = (seed * 1_000_003 + part * 7_919 + tag as u64 + 1) | 1;
+    let random = seed * 1_000_003 + part * 7_919 + tag as u64 + 1;
     Client { bench, random, tag }
 }
 
@@ -157,6 +153,7 @@ fn lost_under_load(seed: u64, lose: impl FnOnce(&Bench, usize)) -> u32 {
             for tag in 0..clients {
                 let (bench, over) = (&bench, &over);
                 scope.spawn(move || {
+                    let _working = Working(bench);
                     let mut one = client(bench, seed, tag, part);
                     for _ in 0..200 {
                         if over.load(Ordering::Relaxed) {
@@ -164,7 +161,6 @@ fn lost_under_load(seed: u64, lose: impl FnOnce(&Bench, usize)) -> u32 {
                         }
                         one.change();
                     }
-                    bench.working.fetch_sub(1, Ordering::Release);
                 });
             }
             let stopped = heals_for(&bench, holds);
@@ -183,10 +179,8 @@ fn lost_under_load(seed: u64, lose: impl FnOnce(&Bench, usize)) -> u32 {
         bench = bench.dies();
     }
     // The same healing once more, if it has skipped what came in its last moment.
-    let healing = bench.healing.lock().clone();
-    bench.stop.store(false, Ordering::Relaxed);
-    while !bench.journal.dirty().is_empty() || healing.is_behind() {
-        healing.run(&bench, &bench.stop, None).expect("healed");
+    while !bench.journal.dirty().is_empty() || bench.healing.lock().is_behind() {
+        bench.go_on_healing().expect("healed");
     }
     bench.settle();
     assert_eq!(bench.differences(), [""; 0], "seed {seed}");

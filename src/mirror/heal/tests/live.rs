@@ -154,7 +154,7 @@ impl Client<'_> {
 }
 
 /// A client that is at work, until this is dropped.
-struct Working<'a>(&'a Bench);
+pub(super) struct Working<'a>(pub(super) &'a Bench);
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {

@@ -292,7 +292,6 @@ fn an_old_twin_does_not_replace_what_was_healed() {
     assert_eq!(bench.differences(), Vec::<String>::new());
 }
 
-/// As many names on both copies it will never have: that must not keep healing from its end.
 /// The name by which a mark leads to a file goes while it waits to be healed: another one is to be found.
 #[test]
 fn what_loses_the_only_name_that_is_known() {
@@ -310,6 +309,7 @@ fn what_loses_the_only_name_that_is_known() {
     bench.assert_equal();
 }
 
+/// As many names on both copies it will never have: that must not keep healing from its end.
 #[test]
 fn a_file_that_has_a_name_outside_the_tree() {
     let bench = filled();
