@@ -15,6 +15,7 @@ fn counted(program: &Path, files: u32) -> Ran {
     command.arg("--check").env("MIRRORFS", program);
     command
         .env("FILES", files.to_string())
+        .env("LARGE", "16")
         .env("TMPDIR", base());
     run(&mut command)
 }
