@@ -11,7 +11,7 @@ use crate::support::image::Image;
 use crate::support::mount::Wish;
 use crate::support::rng::{Rng, seed};
 use crate::support::run::{MIRRORFS, run};
-use crate::support::wait_until;
+use crate::support::{setting, wait_until};
 use crate::{need_product, need_root};
 
 const THREADS: usize = 3;
@@ -20,8 +20,8 @@ const SLOWLY: [&str; 3] = ["--init", "-o", "bwlimit=4M"];
 
 /// A mirror that was in use. Now its primary has a new, empty replica, which takes a few seconds to be
 /// filled.
-fn with_an_empty_replica() -> Rig {
-    let mut rig = Rig::new(Wish::default(), THREADS, seed("seed"));
+fn with_an_empty_replica(wish: Wish) -> Rig {
+    let mut rig = Rig::new(wish, THREADS, seed("seed"));
     let mut load = rig.load();
     load.wait_for(300);
     rig.judge(load, &[]);
@@ -36,10 +36,15 @@ fn with_an_empty_replica() -> Rig {
     let sparse = std::fs::File::create(rest.join("sparse")).expect("create");
     sparse.write_all_at(b"far", 1 << 30).expect("write");
     drop(sparse);
+    gets_an_empty_replica(&mut rig);
+    rig
+}
+
+/// Unmounted; everything in the replica is gone.
+fn gets_an_empty_replica(rig: &mut Rig) {
     rig.mount.umount();
     std::fs::remove_dir_all(&rig.mount.replica).expect("removed");
     std::fs::create_dir(&rig.mount.replica).expect("mkdir");
-    rig
 }
 
 /// Mounts, and says whether it is being filled.
@@ -61,7 +66,7 @@ fn stirs(rig: &mut Rig, ops: usize) -> Load {
 fn used_while_it_is_filled() {
     need_root!();
     need_product!();
-    let mut rig = with_an_empty_replica();
+    let mut rig = with_an_empty_replica(Wish::default());
     assert!(mounts(&mut rig, &SLOWLY));
     assert_eq!(rig.mount.state(), "seeding");
     rig.mount.product("verify", &[]).says("being made equal");
@@ -89,11 +94,47 @@ fn used_while_it_is_filled() {
     rig.finish();
 }
 
+/// Filled and then compared, over and over, while programs go on: nothing they do is lost, and no
+/// comparison sees a difference. `MIRRORFS_REFILLS`: how often, in each mode.
+#[test]
+fn filled_and_compared_under_load() {
+    need_root!();
+    need_product!();
+    for mode in ["mode=sync", "mode=async"] {
+        let mut rig = with_an_empty_replica(Wish::default().arg("-o").arg(mode));
+        let (mut ops, mut compared) = (0, 0);
+        for round in 0..setting("MIRRORFS_REFILLS", 1) {
+            if round > 0 {
+                gets_an_empty_replica(&mut rig);
+            }
+            assert!(mounts(&mut rig, &SLOWLY));
+            let mut load = stirs(&mut rig, 100);
+            assert_eq!(
+                rig.mount.state(),
+                "seeding",
+                "it was too quick for this test"
+            );
+            rig.becomes_in_sync(std::time::Duration::from_secs(120));
+            for how in [&[][..], &["--quick"], &[]] {
+                load.wait_for(100);
+                let ran = rig.mount.product("verify", how).ok();
+                assert!(ran.out.starts_with("No differences in "), "{ran}");
+                compared += 1;
+            }
+            load.wait_for(100);
+            ops += rig.judge(load, &[]).ops;
+            rig.is_equal();
+        }
+        eprintln!("refills: {mode}: {ops} ops, {compared} comparisons");
+        rig.finish();
+    }
+}
+
 #[test]
 fn ended_and_gone_on_with() {
     need_root!();
     need_product!();
-    let mut rig = with_an_empty_replica();
+    let mut rig = with_an_empty_replica(Wish::default());
     assert!(mounts(&mut rig, &SLOWLY));
     let load = stirs(&mut rig, 50);
     rig.judge(load, &[]);
@@ -114,10 +155,11 @@ fn killed_while_it_is_filled() {
     need_product!();
     let seed = seed("seed");
     let mut random = Rng::new(seed);
-    let mut rig = with_an_empty_replica();
+    let mut rig = with_an_empty_replica(Wish::default());
     let mut caught = 0;
     let mut words = SLOWLY.to_vec();
-    for _ in 0..8 {
+    let rounds = setting("MIRRORFS_SEED_KILLS", 8);
+    for _ in 0..rounds {
         caught += u32::from(mounts(&mut rig, &words));
         words.retain(|word| *word != "--init");
         let load = stirs(&mut rig, random.below(300));
@@ -126,7 +168,7 @@ fn killed_while_it_is_filled() {
         let half = run(promote.arg("promote").arg(&rig.mount.replica));
         assert_ne!(half.code, Some(0), "{half}");
     }
-    assert!(caught > 2, "{caught} of 8");
+    assert!(caught > 2, "{caught} of {rounds}");
     mounts(&mut rig, &[]);
     rig.heals_by_itself();
     rig.finish();
