@@ -2,8 +2,9 @@
 //! `sync` and `verify` of two directories that no daemon has: their options, what they leave alone, and
 //! what they write where.
 
+use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Scene;
 use crate::support::compare::{Ignore, differences};
 use crate::support::image::Image;
+use crate::support::rng::{Rng, seed};
 use crate::support::run::{Guarded, MIRRORFS, Ran, run};
 use crate::support::user::{self, NOBODY};
 use crate::support::{base, temp_in, wait_until};
@@ -362,6 +364,67 @@ fn interrupted() {
     product("sync", &[], [&p, &r]).ok();
     assert_eq!(ends(begun("verify")), Some(INTERRUPTED));
     product("verify", &[], [&p, &r]).ok();
+}
+
+/// Killed at any moment, and begun again: in the end the copies are equal. Nobody calls equal what is
+/// not.
+#[test]
+fn killed_and_begun_again() {
+    need_root!();
+    need_product!();
+    const DIRS: usize = 60;
+    const KILLS: usize = 20;
+    let scene = Scene::new();
+    let [p, r] = trees(&scene);
+    for dir in 0..DIRS {
+        let dir = p.join(dir.to_string());
+        std::fs::create_dir(&dir).expect("mkdir");
+        for n in 0..50_u8 {
+            std::fs::write(dir.join(n.to_string()), vec![n; 2000]).expect("write");
+        }
+        std::fs::hard_link(dir.join("7"), dir.with_extension("link")).expect("link");
+        rustix::fs::setxattr(dir.join("8"), c"user.x", &[7; 3000], XattrFlags::empty())
+            .expect("setxattr");
+        let large = std::fs::File::create(dir.join("large")).expect("create");
+        large.write_all_at(&[3; 200_000], 5 << 20).expect("write");
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o750)).expect("chmod");
+    }
+    let complete = names(&p);
+    let mut random = Rng::new(seed("offline"));
+    let mut caught = 0;
+    for _ in 0..KILLS {
+        let mut command = Command::new(MIRRORFS);
+        command.args(["sync", "--bwlimit=24M"]).args([&p, &r]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = Guarded(command.spawn().expect("spawn"));
+        let then = names(&r) + random.below(2 * complete / KILLS);
+        wait_until("it copies", || {
+            names(&r) >= then || child.0.try_wait().expect("wait").is_some()
+        });
+        child.0.kill().expect("kill");
+        if !child.0.wait().expect("wait").success() {
+            caught += 1;
+            product("verify", &[], [&p, &r]).code(NO);
+        }
+    }
+    assert!(caught > KILLS / 2, "{caught} of {KILLS}");
+    product("sync", &[], [&p, &r]).ok();
+    product("verify", &[], [&p, &r]).ok();
+    let found = differences(&p, &r, Ignore::default());
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// How many names are below a directory.
+fn names(dir: &Path) -> usize {
+    let Ok(list) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    list.flatten()
+        .map(|entry| {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            1 + if is_dir { names(&entry.path()) } else { 0 }
+        })
+        .sum()
 }
 
 /// A stranger's directory with names of other types is refused like any other; told to, it is replaced.
