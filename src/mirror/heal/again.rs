@@ -189,6 +189,9 @@ impl<'a> Again<'a> {
             Err(End::Broken(broken)) => return Err(broken),
         };
         let node = held.node();
+        if aspect == Aspect::Dir && !node.is_dir() {
+            return Ok(()); // As if it were gone.
+        }
         let aspect = match aspect {
             Aspect::Data { .. } if node.kind != FileType::RegularFile => Aspect::Node,
             aspect => aspect,
@@ -279,7 +282,7 @@ impl<'a> Again<'a> {
         let Some((above, name)) = split(&suspect.path)? else {
             return self.root(suspect);
         };
-        let Some((dir, fd)) = self.resolve(above)? else {
+        let Some((dir, fd)) = self.resolve_dir(above)? else {
             return self.gone(suspect);
         };
         let object = self.child(&dir, fd.as_fd(), &name)?;
@@ -495,7 +498,7 @@ impl<'a> Again<'a> {
         let mut sides = Vec::new();
         for path in [path, other] {
             let found = match split(path)? {
-                Some((above, name)) => self.resolve(above)?.map(|dir| (dir, name)),
+                Some((above, name)) => self.resolve_dir(above)?.map(|dir| (dir, name)),
                 None => None,
             };
             let Some(((dir, fd), name)) = found else {
@@ -624,6 +627,12 @@ impl<'a> Again<'a> {
             held = next;
         }
         Ok(Some((held, fd)))
+    }
+
+    /// The same if it is a directory by now: what was one may have given its name to something else.
+    fn resolve_dir(&self, path: &[u8]) -> Outcome<Option<(Held, OwnedFd)>> {
+        let found = self.resolve(path)?;
+        Ok(found.filter(|(held, _)| held.node().is_dir()))
     }
 
     /// The object under a name of a directory on the primary.

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::bench::{Bench, Way};
 use super::filled;
+use crate::journal::{Aspect, Mark};
 use crate::mirror::heal::again::{Again, Broken};
 use crate::mirror::resync::{Difference, Kind, Lacks};
 
@@ -106,6 +107,31 @@ fn what_was_moved_is_followed() {
             "data d/g8 4 KiB differ at 4096",
         ]
     );
+}
+
+/// What took the name of a directory has nothing below it; what was there is followed.
+#[test]
+fn a_directory_that_is_none_any_more() {
+    let bench = filled();
+    flip(&bench, "a/b/g7");
+    let suspects = [
+        suspect(&bench, "a/b/g7", Kind::Data, None),
+        suspect(&bench, "a/b/g8", Kind::Data, None),
+        suspect(&bench, "a/b/g8", Kind::Entry, Some("a/f2")),
+    ];
+    bench.go(Way::Both);
+    bench.swap("a/b", "d/link");
+    assert_eq!(
+        again(&bench, &suspects),
+        ["data d/link/g7 4 KiB differ at 4096"]
+    );
+    let stop = AtomicBool::new(false);
+    let entry = [suspect(&bench, "a/b/g7", Kind::Entry, None)];
+    let marked = Again::new(&bench, false, Lacks::default(), &stop).mark(&entry);
+    assert!(marked.is_ok(), "{marked:?}");
+    let dirty = bench.journal.dirty();
+    let of_names = |mark: &Mark| mark.aspect == Aspect::Dir;
+    assert!(!dirty.iter().any(|(mark, _)| of_names(mark)), "{dirty:?}");
 }
 
 /// Which names are one inode is a matter of both names.
