@@ -59,16 +59,20 @@ fn live(args: &SyncArgs) -> Result<Exit, Silence> {
     }
     let mut line = Line::new(std::io::stderr(), std::io::stderr().is_terminal());
     let mut pause = SOON;
+    let mut word = None;
     loop {
         let report = reach::report(&mount).map_err(Silence::Nobody)?;
         let resync = resync(&report);
         if report.syncs.over >= number {
-            line.finish(resync.map(|resync| shown(&report, resync)).as_deref());
+            // The word for what it was: now the state is another.
+            let word = word.unwrap_or_else(|| render::healing(&report));
+            line.finish(resync.map(|resync| shown(word, resync)).as_deref());
             return Ok(end(&report, number, began.elapsed()));
         }
+        let word = *word.insert(render::healing(&report));
         line.update(|| match resync {
-            Some(resync) => shown(&report, resync),
-            None => render::healing(&report).to_owned(),
+            Some(resync) => shown(word, resync),
+            None => word.to_owned(),
         });
         if interrupt.comes_within(pause) {
             line.finish(None);
@@ -87,8 +91,8 @@ fn resync(report: &Report) -> Option<&Resync> {
 }
 
 /// `resync   41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left`.
-fn shown(report: &Report, resync: &Resync) -> String {
-    format!("{}  {}", render::healing(report), render::resync(resync))
+fn shown(word: &str, resync: &Resync) -> String {
+    format!("{word}  {}", render::resync(resync))
 }
 
 /// What became of it, said and as an exit code.
@@ -146,7 +150,7 @@ mod tests {
     #[test]
     fn the_line_and_the_sentence_of_the_interface() {
         assert_eq!(
-            shown(&healing_report(), &healing()),
+            shown(render::healing(&healing_report()), &healing()),
             "resync   41%  7.4 of 18.2 GiB  498 of 1,204 files  210 MiB/s  00:52 left"
         );
         let done = Resync {
