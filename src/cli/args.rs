@@ -24,29 +24,31 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one, at start-up")]
 pub(super) enum Command {
-    /// Mount a mirror, in the background, once it is true
+    // What is said of a verb stands at its arguments: a comment here would hide it from --help.
     Mount(MountArgs),
-    /// Drain, unmount, and wait for the daemon to end
     Umount(UmountArgs),
-    /// Say how a mirror is
     Status(StatusArgs),
-    /// Bring the replica in-sync; return when it is
     Sync(SyncArgs),
-    /// Compare the copies; repair only when asked
     Verify(VerifyArgs),
     /// Set the replica aside, for maintenance on its disk
+    ///
+    /// While it is paused nothing of mirrorfs touches the replica: unmount its disk, check it,
+    /// replace a cable. What it misses is remembered; `mirrorfs resume` copies that.
     Pause(PauseArgs),
     /// Take the replica back after a pause
+    ///
+    /// What it missed is copied while the mirror is in use; `mirrorfs sync` waits for that.
     Resume(PauseArgs),
-    /// Print changes of state as they happen
     Events(EventsArgs),
-    /// Make a replica the primary, unmounted
     Promote(PromoteArgs),
     /// Print a completion script
     Completions {
         /// For which shell
         shell: Shell,
     },
+    /// Print mirrorfs(1), for `man -l -`
+    #[command(hide = true)]
+    Man,
     /// Explain a message by its id (MF-0003), or print help
     Help {
         /// An id such as MF-0003, or a command
@@ -64,8 +66,9 @@ Exit: 0 mounted, 1 usage or permission, 2 system error, 32 refused.";
 ///
 /// PRIMARY is the directory that serves reads and decides; the replica receives every change.
 /// Mount over the primary (`mirrorfs mount /srv/data /srv/data --replica /backup/data`): then
-/// nothing can change it behind the mirror's back. An empty replica is filled first; the command
-/// returns when the mirror is mounted and true, or says why it is not.
+/// nothing can change it behind the mirror's back. The command returns when the mirror is mounted,
+/// or says why it is not. An empty replica is filled while the mount is in use; `mirrorfs sync`
+/// waits for that.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = MOUNT_AFTER)]
 pub(super) struct MountArgs {
@@ -252,6 +255,7 @@ pub(super) struct StatusArgs {
 ///
 /// With MOUNTPOINT: copies what the replica missed, then makes both copies durable and clears every
 /// mark. A replica that failed is tried at once. If this command ends early the daemon goes on.
+///
 /// With PRIMARY and REPLICA, unmounted: everything is compared and what differs is copied to REPLICA;
 /// names that only REPLICA has are deleted there. Both are stamped as equal. Content is compared too,
 /// unless the copies were equal when they were last in use: then size and time are believed.
@@ -329,10 +333,7 @@ pub(super) struct VerifyArgs {
     pub(super) bwlimit: Option<u64>,
 }
 
-/// Set the replica aside, or take it back.
-///
-/// While it is paused nothing of mirrorfs touches the replica: unmount its disk, check it, replace
-/// a cable. What it misses is remembered; resume copies that.
+// No doc comment: each of the two verbs has its own.
 #[derive(Args, Clone, Debug)]
 pub(super) struct PauseArgs {
     /// The mountpoint of a mirror
@@ -340,7 +341,9 @@ pub(super) struct PauseArgs {
     pub(super) mountpoint: PathBuf,
 }
 
-/// Print changes of state as they happen, a line each, until the mirror is unmounted.
+/// Print changes of state as they happen.
+///
+/// A line each, until the mirror is unmounted.
 #[derive(Args, Clone, Debug)]
 pub(super) struct EventsArgs {
     /// The mountpoint of a mirror; all mirrors of yours without it
@@ -355,6 +358,7 @@ pub(super) struct EventsArgs {
 ///
 /// The replica must have everything: its primary is looked at where it was last. Afterwards mount
 /// it as PRIMARY with a new replica; the old primary is a stale copy.
+///
 /// Exit: 0 done, 1 refused, 2 could not tell, 32 in use.
 #[derive(Args, Clone, Debug)]
 pub(super) struct PromoteArgs {

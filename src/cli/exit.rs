@@ -102,9 +102,76 @@ impl Family {
     }
 }
 
+/// What the codes mean, family by family: mirrorfs(1) prints it, and docs/CLI_ABI.md says the same.
+pub(super) const MEANINGS: [(&str, &[(Exit, &str)]); 2] = [
+    (
+        "mount, umount and the helpers follow mount(8):",
+        &[
+            (Exit::Success, "mounted; or unmounted and drained"),
+            (Exit::MountUsage, "usage, or no permission"),
+            (
+                Exit::MountSystem,
+                "the system lacks something: no /dev/fuse, no memory, no fusermount3",
+            ),
+            (Exit::MountBug, "our mistake"),
+            (
+                Exit::MountInterrupted,
+                "interrupted: a signal came first, or a second signal ended the daemon",
+            ),
+            (
+                Exit::MountRefused,
+                "refused, or tried and failed: busy, no stamp, copies differ, not done in time",
+            ),
+        ],
+    ),
+    (
+        "All others follow diff(1) and grep(1):",
+        &[
+            (
+                Exit::Success,
+                "in-sync; no differences, or all repaired; done",
+            ),
+            (
+                Exit::No,
+                "not in-sync; differences (sync --dry-run too); refused",
+            ),
+            (
+                Exit::Unknown,
+                "could not tell: not a mirror, the daemon is gone or does not answer, I/O error, usage, \
+                 no permission",
+            ),
+            (
+                Exit::MountRefused,
+                "verify, sync, promote of directories that a daemon holds or shows",
+            ),
+            (Exit::Interrupted, "Control-C"),
+        ],
+    ),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// docs/CLI_ABI.md promises these codes, in these words.
+    #[test]
+    fn the_promise_says_the_same() {
+        let abi = include_str!("../../docs/CLI_ABI.md").replace('`', "");
+        let part = abi.split("\n## ").find(|s| s.starts_with("Exit codes"));
+        let mut promised = part
+            .unwrap_or_default()
+            .lines()
+            .filter(|l| !l.is_empty() && !l.starts_with("|---") && *l != "| code | meaning |");
+        assert_eq!(promised.next(), Some("Exit codes"));
+        for (family, codes) in MEANINGS {
+            assert_eq!(promised.next(), Some(family));
+            for (exit, meaning) in codes {
+                let row = format!("| {} | {meaning} |", exit.code());
+                assert_eq!(promised.next(), Some(row.as_str()));
+            }
+        }
+        assert!(promised.all(|line| !line.starts_with('|')));
+    }
 
     #[test]
     fn the_numbers_are_those_of_the_manual() {

@@ -14,6 +14,7 @@ mod helper;
 mod interrupt;
 mod json;
 mod line;
+mod man;
 mod mount;
 mod options;
 mod pause;
@@ -65,6 +66,7 @@ fn run(argv: &[OsString]) -> Exit {
             Command::Events(args) => events::run(&args),
             Command::Promote(args) => promote::run(&args),
             Command::Completions { shell } => completions(shell),
+            Command::Man => answer(man::page().as_bytes()),
             Command::Help { topic } => explain::run(topic.as_deref()),
         },
         Err(e) => clap_error(&e, Family::of(verb)),
@@ -86,7 +88,12 @@ fn completions(shell: args::Shell) -> Exit {
     let mut command = Cli::command();
     let mut text = Vec::new();
     clap_complete::generate(shell.generator(), &mut command, "mirrorfs", &mut text);
-    _ = std::io::stdout().write_all(&text).is_ok();
+    answer(&text)
+}
+
+/// Prints what was asked for. A closed pipe is no reason to complain.
+fn answer(text: &[u8]) -> Exit {
+    _ = std::io::stdout().write_all(text).is_ok();
     Exit::Success
 }
 

@@ -51,7 +51,7 @@ fn parse(argv: &[OsString]) -> Result<MountArgs, clap::Error> {
 }
 
 /// The names that `-o` knows: every long option of `mount`.
-fn known() -> Vec<String> {
+pub(super) fn known() -> Vec<String> {
     let command = Cli::command();
     let mount = command.find_subcommand("mount");
     let longs = mount

@@ -165,6 +165,17 @@ fn one(item: &[u8], known: &[String], out: &mut Expanded) -> Result<(), Refusal>
     })
 }
 
+/// The words that are not long options of `mount`: flags, those dropped without a word, those refused
+/// with a reason. For the test of the manual.
+#[cfg(test)]
+pub(super) fn other_words() -> [Vec<&'static str>; 3] {
+    [
+        FLAGS.iter().map(|(word, _)| *word).collect(),
+        DROPPED.to_vec(),
+        DECLINED.iter().map(|(word, _)| *word).collect(),
+    ]
+}
+
 fn name_known(name: &str) -> bool {
     DROPPED.contains(&name) || FLAGS.iter().any(|(word, _)| *word == name)
 }
