@@ -63,7 +63,7 @@ NEEDS="mkfs.ext4:e2fsprogs chattr:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs se
     setcap:libcap2-bin fusermount3:fuse3 fio:fio sqlite3:sqlite3 strace:strace git:git gcc:build-essential
     make:build-essential tar:tar diff:diffutils findmnt:util-linux setpriv:util-linux prlimit:util-linux
     flock:util-linux fincore:util-linux-extra script:bsdutils systemd-analyze:systemd curl:curl
-    rsync:rsync python3:python3 cmp:diffutils"
+    rsync:rsync python3:python3 cmp:diffutils mandoc:mandoc groff:groff-base"
 
 missing_packages() {
     local need
