@@ -237,18 +237,29 @@ pub(super) struct StatusArgs {
     /// The mountpoint of a mirror; all of them without it
     #[arg(value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub(super) mountpoint: Option<PathBuf>,
-    /// For machines: one object per line
-    #[arg(long, conflicts_with = "quiet")]
+    /// For machines: one object per line; the same as --format json
+    #[arg(long, conflicts_with_all = ["quiet", "format"])]
     pub(super) json: bool,
+    /// text: for people; json: for machines; prometheus: metrics [default: text]
+    #[arg(long, value_name = "FORMAT", conflicts_with = "quiet")]
+    pub(super) format: Option<FormatWord>,
     /// Say nothing: the exit code tells
     #[arg(short, long, conflicts_with_all = ["watch", "dirty"])]
     pub(super) quiet: bool,
-    /// Look again every second, until Control-C
+    /// Show rates, lag and events, again every second, until Control-C
     #[arg(short, long)]
     pub(super) watch: bool,
     /// List what may differ
     #[arg(long)]
     pub(super) dirty: bool,
+}
+
+impl StatusArgs {
+    /// What to print: `--json` is the old word for one of them.
+    pub(super) fn format(&self) -> FormatWord {
+        let json = self.json.then_some(FormatWord::Json);
+        json.or(self.format).unwrap_or(FormatWord::Text)
+    }
 }
 
 /// Bring the replica in-sync; return when it is.
@@ -409,6 +420,7 @@ words! {
     CacheWord: Writethrough, Writeback;
     IntentWord: Power, Crash;
     IoWord: Auto, Uring, Threads;
+    FormatWord: Text, Json, Prometheus;
     LevelWord: Error, Warn, Info, Debug, Trace;
 }
 

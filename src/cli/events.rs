@@ -25,7 +25,7 @@ use crate::sys::mountinfo::Mount;
 const WAITING_MAX: usize = 64;
 
 /// What one mirror has to say.
-enum Said {
+pub(super) enum Said {
     Heard(Heard),
     /// It will say no more.
     Broken(io::Error),
@@ -76,7 +76,8 @@ fn ours() -> Result<Vec<Mount>, Refusal> {
     Ok(mounts)
 }
 
-fn follow(mut changes: Changes, place: usize, say: &Sender<(usize, Said)>) {
+/// Says all that is heard, under the name of its place, until there is no more.
+pub(super) fn follow<P: Copy>(mut changes: Changes, place: P, say: &Sender<(P, Said)>) {
     loop {
         let said = match changes.hear() {
             Ok(heard) => Said::Heard(heard),
@@ -172,7 +173,8 @@ fn value(name: &str, escape: bool) -> String {
     name.replace(' ', "\\x20").replace('\n', "\\n")
 }
 
-fn text(change: &Change, mirror: Option<&impl AsRef<str>>, escape: bool) -> String {
+/// One change as a line of words; `escape` makes names harmless on a terminal.
+pub(super) fn text(change: &Change, mirror: Option<&impl AsRef<str>>, escape: bool) -> String {
     let mut line = format!(
         "{} change replica path:{} state:{}->{}",
         time(change.at_ms),
@@ -214,6 +216,8 @@ struct View<'a> {
     epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dirty_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    why: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
 }
@@ -228,6 +232,7 @@ impl<'a> View<'a> {
             errno: change.errno.as_deref(),
             epoch: change.epoch,
             dirty_bytes: change.dirty_bytes,
+            why: &change.why,
             count: None,
             event: "change",
             object: "replica",
@@ -250,6 +255,7 @@ impl<'a> View<'a> {
             errno: None,
             epoch: None,
             dirty_bytes: None,
+            why: "",
             count: Some(count),
         }
     }
@@ -294,6 +300,13 @@ mod tests {
 2026-11-19T14:21:32.007Z change replica path:/backup/data state:resyncing->in-sync
 "
         );
+        let told = Change {
+            why: "No space left on device (ENOSPC)".into(),
+            ..failed.clone()
+        };
+        let told: serde_json::Value =
+            serde_json::from_str(&as_json(&View::of(&told, "/data"))).expect("json");
+        assert_eq!(told["why"], "No space left on device (ENOSPC)");
         assert_eq!(
             as_json(&View::of(&failed, "/data")),
             "{\"schema\":1,\"at\":\"2026-11-19T14:02:11.402Z\",\"event\":\"change\",\

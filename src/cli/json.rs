@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::verify::json_path;
-use crate::metrics::CacheCounts;
+use crate::metrics::{CacheCounts, Times};
 use crate::mirror::report::{Dirty, DirtyList, LogCounts, Primary, Replica, Report, Resync, Scan};
 use crate::mirror::state::MirrorState;
 use crate::sys::clock::rfc3339;
@@ -37,6 +37,12 @@ struct View<'a> {
     transport_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     requests: &'a BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    request_times: &'a BTreeMap<String, Times>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stat_cache: Option<CacheCounts>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -208,6 +214,9 @@ pub(super) fn line(report: &Report, dirty: Option<&DirtyList>) -> String {
         transport: &report.transport,
         transport_reason: report.transport_reason.as_deref(),
         requests: &report.requests,
+        request_times: &report.request_times,
+        read_bytes: report.read_bytes,
+        version: report.version.as_deref(),
         stat_cache: report.stat_cache,
         paused: report.paused,
         unverified: report.unverified.as_deref(),

@@ -2,7 +2,7 @@
 //! FLOOR 6: words in, words out, exit code.
 //!
 //! `args` is what was typed, `options` the fstab grammar, `config` what was meant; one file per
-//! verb does it; `reach` finds the daemon to ask; `render` and `json` are two views of one report;
+//! verb does it; `reach` finds the daemon to ask; `render`, `json` and `prometheus` are views of one report;
 //! `exit` names every exit code.
 
 mod args;
@@ -18,6 +18,7 @@ mod man;
 mod mount;
 mod options;
 mod pause;
+mod prometheus;
 mod promote;
 mod reach;
 mod render;
@@ -27,6 +28,7 @@ mod sync_offline;
 mod umount;
 mod units;
 mod verify;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -14,10 +14,16 @@ fn unreadable(e: io::Error) -> Refusal {
     Refusal::from_io("cannot read mountinfo", &e)
 }
 
-/// Every mirror that is mounted, the dead ones among them.
-pub(super) fn all() -> Result<Vec<Mount>, Refusal> {
+/// Every mirror that is mounted, the dead ones among them; none is an answer, too.
+pub(super) fn any() -> Result<Vec<Mount>, Refusal> {
     let mut all = mountinfo::read().map_err(unreadable)?;
     all.retain(Mount::is_mirror);
+    Ok(all)
+}
+
+/// As `any`, and there must be some.
+pub(super) fn all() -> Result<Vec<Mount>, Refusal> {
+    let all = any()?;
     if all.is_empty() {
         return Err(Refusal::refused("no mirror is mounted."));
     }

@@ -50,14 +50,14 @@ pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
 
 /// What is to be said about a state that is not in-sync.
 #[derive(Default)]
-struct Words {
-    status: String,
-    action: String,
+pub(super) struct Words {
+    pub(super) status: String,
+    pub(super) action: String,
     see: String,
 }
 
 /// The daemon's own words; where it gave none, what can be said of the state.
-fn told(report: &Report, now: i64) -> Words {
+pub(super) fn told(report: &Report, now: i64) -> Words {
     let page = |id: &str| format!("mirrorfs help {id}");
     if let Some(reason) = &report.reason {
         return Words {
@@ -177,7 +177,8 @@ pub(super) fn dirty(list: &DirtyList, escape: bool) -> Vec<u8> {
     out
 }
 
-fn state(state: MirrorState) -> String {
+/// The state's word, in capitals when someone has to act.
+pub(super) fn state(state: MirrorState) -> String {
     if state.needs_someone() {
         state.word().to_ascii_uppercase()
     } else {
@@ -185,7 +186,7 @@ fn state(state: MirrorState) -> String {
     }
 }
 
-fn mode(report: &Report) -> String {
+pub(super) fn mode(report: &Report) -> String {
     let mut text = report.mode.clone();
     match report.fsync.as_deref() {
         Some("both") => text += ", fsync waits for both",
@@ -223,7 +224,7 @@ fn scan(scan: Option<&Scan>) -> String {
     )
 }
 
-fn mounted(report: &Report, now: i64) -> String {
+pub(super) fn mounted(report: &Report, now: i64) -> String {
     let age = u64::try_from(now - report.mounted_since).unwrap_or(0);
     let before = report
         .epoch_before
@@ -310,7 +311,8 @@ fn table(text: &mut String, report: &Report, shown: &dyn Fn(&str) -> String) {
     }
 }
 
-fn lag(replica: &Replica) -> String {
+/// How far it is behind.
+pub(super) fn lag(replica: &Replica) -> String {
     if replica.lag_ops == 0 && replica.lag_bytes == 0 {
         return "-".into();
     }
@@ -322,7 +324,8 @@ fn lag(replica: &Replica) -> String {
     )
 }
 
-fn missed(replica: &Replica) -> String {
+/// What it may lack.
+pub(super) fn missed(replica: &Replica) -> String {
     match (replica.dirty_files, replica.dirty_bytes) {
         (0, 0) => "-".into(),
         (0, bytes) => show_size(bytes),
@@ -402,6 +405,9 @@ pub(super) mod tests {
             shared_primary: false,
             cache: None,
             requests: Default::default(),
+            request_times: Default::default(),
+            read_bytes: None,
+            version: None,
             stat_cache: None,
             paused: false,
             unverified: None,

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
-//! `mirrorfs status`: what the daemon says of itself, as text, as JSON, or as an exit code.
+//! `mirrorfs status`: what the daemon says of itself, as text, as JSON, as metrics, or as an exit code.
 //!
 //! Mirrors are found in mountinfo; a mount whose daemon is gone is never touched.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::args::StatusArgs;
+use super::args::{FormatWord, StatusArgs};
 use super::complain;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
-use super::{json, reach, render};
+use super::{json, prometheus, reach, render, watch};
 use crate::mirror::report::{DirtyList, Report};
 use crate::mirror::state::MirrorState;
 use crate::session::refusal::Refusal;
@@ -27,6 +27,12 @@ const CLEAR: &[u8] = b"\x1b[H\x1b[J";
 pub(super) fn run(args: &StatusArgs) -> Exit {
     let mut out = std::io::stdout();
     let terminal = out.is_terminal();
+    if args.format() == FormatWord::Prometheus {
+        return metrics(args, &mut out);
+    }
+    if args.watch && !args.dirty && args.format() == FormatWord::Text {
+        return watch::run(args.mountpoint.as_deref(), terminal);
+    }
     if !args.watch {
         let (text, exit) = look(args, terminal);
         // A closed pipe is no reason to complain.
@@ -51,6 +57,56 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
         }
         if interrupt.comes_within(WATCHING) {
             return Exit::Interrupted;
+        }
+    }
+}
+
+/// The page of metrics. No mirror, or a daemon that does not answer, is something to tell, too.
+fn metrics(args: &StatusArgs, out: &mut impl Write) -> Exit {
+    if args.watch || args.dirty {
+        complain("--format prometheus goes with neither --watch nor --dirty.");
+        return Exit::Unknown;
+    }
+    let mounts = match &args.mountpoint {
+        Some(typed) => reach::one(typed).map(|mount| vec![mount]),
+        None => reach::any(),
+    };
+    let mounts = match mounts {
+        Ok(mounts) => mounts,
+        Err(no) => {
+            complain(&no.to_string());
+            return Exit::Unknown;
+        }
+    };
+    let mut worst = Exit::Success;
+    let mut seen = Vec::new();
+    for mount in mounts.iter().rev() {
+        let mirror = mount.target.to_string_lossy().into_owned();
+        // Two mounts at one place: only the upper one, the later, is to be seen; a sample stands once.
+        if seen.iter().any(|(name, _)| *name == mirror) {
+            continue;
+        }
+        let report = reach::report(mount);
+        let exit = match &report {
+            Ok(report) if report.state == MirrorState::InSync => Exit::Success,
+            Ok(_) => Exit::No,
+            Err(no) => {
+                complain(&no.to_string());
+                Exit::Unknown
+            }
+        };
+        if exit.code() > worst.code() {
+            worst = exit;
+        }
+        seen.push((mirror, report.ok()));
+    }
+    let page = prometheus::page(&seen, clock::now().tv_sec);
+    // A page that was cut off must not be taken for a whole one.
+    match out.write_all(page.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => worst,
+        Err(e) => {
+            complain(&format!("cannot write the metrics: {e}."));
+            Exit::Unknown
         }
     }
 }
@@ -122,7 +178,7 @@ fn show(
     terminal: bool,
     text: &mut Vec<u8>,
 ) {
-    if args.json {
+    if args.format() == FormatWord::Json {
         text.extend_from_slice(json::line(report, dirty).as_bytes());
         return;
     }

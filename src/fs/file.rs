@@ -33,7 +33,9 @@ pub(super) struct Write<'a> {
 
 impl MirrorFs {
     pub(super) fn read_file(&self, ino: INodeNo, offset: u64, into: &mut [u8]) -> Result<usize> {
-        self.source.read(&self.node(ino)?, into, offset)
+        let bytes = self.source.read(&self.node(ino)?, into, offset)?;
+        self.requests.has_read(bytes);
+        Ok(bytes)
     }
 
     pub(super) fn write_file(

@@ -31,7 +31,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::metrics::{Request as Asked, Requests};
+use crate::metrics::{Pending, Request as Asked, Requests};
 use crate::mirror::Mirror;
 use crate::store::{Name, Node, Nodes, Source, Stat};
 use crate::sys::Result;
@@ -107,24 +107,35 @@ impl MirrorFs {
     }
 
     /// Answers with an entry, once it is known.
-    fn entry(&self, reply: ReplyEntry) -> impl FnOnce(Result<(Arc<Node>, Stat)>) + Send + 'static {
+    fn entry(&self, asked: Pending, reply: ReplyEntry) -> impl Then<(Arc<Node>, Stat)> + use<> {
         let keep = self.caching;
-        move |found| match found {
-            Ok((node, stat)) => {
-                let attr = attributes(node.id, &stat);
-                reply.entry(&keep.ttl(), &attr, keep.generation(&stat));
+        move |found| {
+            match found {
+                Ok((node, stat)) => {
+                    let attr = attributes(node.id, &stat);
+                    reply.entry(&keep.ttl(), &attr, keep.generation(&stat));
+                }
+                Err(error) => reply.error(errno(error)),
             }
-            Err(error) => reply.error(errno(error)),
+            drop(asked);
         }
     }
 
     /// Answers with attributes, once they are known.
-    fn attr(&self, reply: ReplyAttr) -> impl FnOnce(Result<(u64, Stat)>) + Send + 'static {
+    fn attr(&self, asked: Pending, reply: ReplyAttr) -> impl Then<(u64, Stat)> + use<> {
         let ttl = self.caching.ttl();
-        move |found| match found {
-            Ok((id, stat)) => reply.attr(&ttl, &attributes(id, &stat)),
-            Err(error) => reply.error(errno(error)),
+        move |found| {
+            match found {
+                Ok((id, stat)) => reply.attr(&ttl, &attributes(id, &stat)),
+                Err(error) => reply.error(errno(error)),
+            }
+            drop(asked);
         }
+    }
+
+    /// Counts a request and takes its time, until what this returns goes away.
+    fn asked(&self, what: Asked) -> Pending {
+        self.requests.begin(what)
     }
 }
 
@@ -152,17 +163,23 @@ fn creating(req: &Request, umask: u32) -> Needs {
     entry::creating(caller(req), umask)
 }
 
-fn empty(reply: ReplyEmpty) -> impl Then<()> {
-    move |done| match done {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
+fn empty(asked: Pending, reply: ReplyEmpty) -> impl Then<()> {
+    move |done| {
+        match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(error)),
+        }
+        drop(asked);
     }
 }
 
-fn written(reply: ReplyWrite) -> impl Then<usize> {
-    move |done| match done {
-        Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-        Err(error) => reply.error(errno(error)),
+fn written(asked: Pending, reply: ReplyWrite) -> impl Then<usize> {
+    move |done| {
+        match done {
+            Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(error)),
+        }
+        drop(asked);
     }
 }
 
@@ -225,10 +242,10 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.requests.count(Asked::Lookup);
+        let asked = self.asked(Asked::Lookup);
         match self.look_up_or_nothing(parent, name) {
             Ok(None) => reply.entry(&self.caching.ttl(), &node::nothing(), Generation(0)),
-            Ok(Some(found)) => self.entry(reply)(Ok(found)),
+            Ok(Some(found)) => self.entry(asked, reply)(Ok(found)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -241,8 +258,8 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.requests.count(Asked::Getattr);
-        self.attr(reply)(self.get_attributes(ino));
+        let asked = self.asked(Asked::Getattr);
+        self.attr(asked, reply)(self.get_attributes(ino));
     }
 
     fn setattr(
@@ -263,7 +280,7 @@ impl fuser::Filesystem for MirrorFs {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.requests.count(Asked::Setattr);
+        let asked = self.asked(Asked::Setattr);
         let change = node::Change {
             mode,
             uid,
@@ -271,11 +288,11 @@ impl fuser::Filesystem for MirrorFs {
             size,
             times: node::resolve(atime, mtime),
         };
-        self.set_attributes(caller(req), ino, change, self.attr(reply));
+        self.set_attributes(caller(req), ino, change, self.attr(asked, reply));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.requests.count(Asked::Readlink);
+        let _asked = self.asked(Asked::Readlink);
         answer_data(reply, self.read_target(ino));
     }
 
@@ -289,9 +306,9 @@ impl fuser::Filesystem for MirrorFs {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.requests.count(Asked::Mknod);
+        let asked = self.asked(Asked::Mknod);
         let needs = creating(req, umask);
-        self.make_node(needs, parent, name, (mode, rdev), self.entry(reply));
+        self.make_node(needs, parent, name, (mode, rdev), self.entry(asked, reply));
     }
 
     fn mkdir(
@@ -303,19 +320,19 @@ impl fuser::Filesystem for MirrorFs {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.requests.count(Asked::Mkdir);
+        let asked = self.asked(Asked::Mkdir);
         let needs = creating(req, umask);
-        self.make_dir(needs, parent, name, mode, self.entry(reply));
+        self.make_dir(needs, parent, name, mode, self.entry(asked, reply));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.count(Asked::Unlink);
-        self.remove(plain(req), parent, name, false, empty(reply));
+        let asked = self.asked(Asked::Unlink);
+        self.remove(plain(req), parent, name, false, empty(asked, reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.count(Asked::Rmdir);
-        self.remove(plain(req), parent, name, true, empty(reply));
+        let asked = self.asked(Asked::Rmdir);
+        self.remove(plain(req), parent, name, true, empty(asked, reply));
     }
 
     fn symlink(
@@ -326,8 +343,8 @@ impl fuser::Filesystem for MirrorFs {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.requests.count(Asked::Symlink);
-        let then = self.entry(reply);
+        let asked = self.asked(Asked::Symlink);
+        let then = self.entry(asked, reply);
         self.make_symlink(plain(req), parent, name, target.as_os_str(), then);
     }
 
@@ -341,9 +358,9 @@ impl fuser::Filesystem for MirrorFs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Asked::Rename);
+        let asked = self.asked(Asked::Rename);
         let (from, to) = ((parent, name), (newparent, newname));
-        self.rename_entry(plain(req), from, to, flags, empty(reply));
+        self.rename_entry(plain(req), from, to, flags, empty(asked, reply));
     }
 
     fn link(
@@ -354,12 +371,18 @@ impl fuser::Filesystem for MirrorFs {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.requests.count(Asked::Link);
-        self.link_node(plain(req), ino, newparent, newname, self.entry(reply));
+        let asked = self.asked(Asked::Link);
+        self.link_node(
+            plain(req),
+            ino,
+            newparent,
+            newname,
+            self.entry(asked, reply),
+        );
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.requests.count(Asked::Open);
+        let _asked = self.asked(Asked::Open);
         reply.error(fuser::Errno::ENOSYS);
     }
 
@@ -374,7 +397,7 @@ impl fuser::Filesystem for MirrorFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.requests.count(Asked::Read);
+        let _asked = self.asked(Asked::Read);
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
             if buffer.len() < size {
@@ -399,7 +422,7 @@ impl fuser::Filesystem for MirrorFs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.requests.count(Asked::Write);
+        let asked = self.asked(Asked::Write);
         let write = file::Write {
             offset,
             data,
@@ -407,21 +430,21 @@ impl fuser::Filesystem for MirrorFs {
             delayed: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             open_flags: flags.0,
         };
-        self.write_file(plain(req), ino, write, written(reply));
+        self.write_file(plain(req), ino, write, written(asked, reply));
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.requests.count(Asked::Flush);
+        let _asked = self.asked(Asked::Flush);
         reply.error(fuser::Errno::ENOSYS);
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.requests.count(Asked::Fsync);
-        self.sync_node(ino, data, empty(reply));
+        let asked = self.asked(Asked::Fsync);
+        self.sync_node(ino, data, empty(asked, reply));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.requests.count(Asked::Opendir);
+        let _asked = self.asked(Asked::Opendir);
         reply.error(fuser::Errno::ENOSYS);
     }
 
@@ -433,7 +456,7 @@ impl fuser::Filesystem for MirrorFs {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.requests.count(Asked::Readdir);
+        let _asked = self.asked(Asked::Readdir);
         let listed = self.list(ino, offset, &mut |entry| {
             !reply.add(INodeNo(entry.ino), entry.next, kind(entry.kind), entry.name)
         });
@@ -451,7 +474,7 @@ impl fuser::Filesystem for MirrorFs {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.requests.count(Asked::Readdirplus);
+        let _asked = self.asked(Asked::Readdirplus);
         let keep = self.caching;
         let listed = self.list_with_attributes(ino, offset, &mut |entry, stat| {
             let (attr, generation) = match stat {
@@ -468,12 +491,12 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.requests.count(Asked::Fsyncdir);
-        self.sync_node(ino, data, empty(reply));
+        let asked = self.asked(Asked::Fsyncdir);
+        self.sync_node(ino, data, empty(asked, reply));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.requests.count(Asked::Statfs);
+        let _asked = self.asked(Asked::Statfs);
         match self.mirror.space() {
             Ok(space) => {
                 let ([all, free, available], [files, files_free]) = (space.blocks, space.inodes);
@@ -494,23 +517,23 @@ impl fuser::Filesystem for MirrorFs {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Asked::Setxattr);
-        self.set_xattr(caller(req), ino, name, (value, flags), empty(reply));
+        let asked = self.asked(Asked::Setxattr);
+        self.set_xattr(caller(req), ino, name, (value, flags), empty(asked, reply));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.requests.count(Asked::Getxattr);
+        let _asked = self.asked(Asked::Getxattr);
         xattr::answer(reply, self.get_xattr(ino, name, size));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.requests.count(Asked::Listxattr);
+        let _asked = self.asked(Asked::Listxattr);
         xattr::answer(reply, self.list_xattr(caller(req), ino, size));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.requests.count(Asked::Removexattr);
-        self.remove_xattr(plain(req), ino, name, empty(reply));
+        let asked = self.asked(Asked::Removexattr);
+        self.remove_xattr(plain(req), ino, name, empty(asked, reply));
     }
 
     fn create(
@@ -523,7 +546,7 @@ impl fuser::Filesystem for MirrorFs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.requests.count(Asked::Create);
+        let asked = self.asked(Asked::Create);
         let needs = creating(req, umask);
         let keep = self.caching;
         let how = if self.is_direct(flags) {
@@ -531,14 +554,17 @@ impl fuser::Filesystem for MirrorFs {
         } else {
             FopenFlags::empty()
         };
-        let then = move |made: Result<(Arc<Node>, Stat)>| match made {
-            Ok((node, stat)) => {
-                let attr = attributes(node.id, &stat);
-                // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
-                let (ttl, generation) = (keep.ttl(), keep.generation(&stat));
-                reply.created(&ttl, &attr, generation, FileHandle(0), how);
+        let then = move |made: Result<(Arc<Node>, Stat)>| {
+            match made {
+                Ok((node, stat)) => {
+                    let attr = attributes(node.id, &stat);
+                    // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
+                    let (ttl, generation) = (keep.ttl(), keep.generation(&stat));
+                    reply.created(&ttl, &attr, generation, FileHandle(0), how);
+                }
+                Err(error) => reply.error(errno(error)),
             }
-            Err(error) => reply.error(errno(error)),
+            drop(asked);
         };
         self.create_file(needs, parent, name, (mode, flags), then);
     }
@@ -554,10 +580,13 @@ impl fuser::Filesystem for MirrorFs {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.requests.count(Asked::Ioctl);
-        self.control(plain(req), ino, cmd, in_data, |told| match told {
-            Ok(data) => reply.ioctl(0, &data),
-            Err(error) => reply.error(errno(error)),
+        let asked = self.asked(Asked::Ioctl);
+        self.control(plain(req), ino, cmd, in_data, |told| {
+            match told {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(error) => reply.error(errno(error)),
+            }
+            drop(asked);
         });
     }
 
@@ -571,8 +600,8 @@ impl fuser::Filesystem for MirrorFs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.requests.count(Asked::Fallocate);
-        self.allocate(plain(req), ino, (offset, length), mode, empty(reply));
+        let asked = self.asked(Asked::Fallocate);
+        self.allocate(plain(req), ino, (offset, length), mode, empty(asked, reply));
     }
 
     fn lseek(
@@ -584,7 +613,7 @@ impl fuser::Filesystem for MirrorFs {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.requests.count(Asked::Lseek);
+        let _asked = self.asked(Asked::Lseek);
         match self.seek(ino, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(errno(error)),
@@ -604,9 +633,9 @@ impl fuser::Filesystem for MirrorFs {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.requests.count(Asked::CopyFileRange);
+        let asked = self.asked(Asked::CopyFileRange);
         let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
-        self.copy_range(plain(req), from, to, len, written(reply));
+        self.copy_range(plain(req), from, to, len, written(asked, reply));
     }
 }
 

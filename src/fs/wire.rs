@@ -15,6 +15,7 @@ use crossbeam_channel::bounded;
 use fuser::{INodeNo, RenameFlags};
 
 use super::{MirrorFs, entry, file, node, xattr};
+use crate::metrics::Pending;
 use crate::mirror::crew;
 use crate::store::Time;
 use crate::sys::creds::{Caller, Needs};
@@ -75,6 +76,8 @@ struct Question<'a> {
     elsewhere: &'a dyn Fn() -> Late,
     /// Another thread has answered.
     answered: Cell<bool>,
+    /// Its time is being taken; by whoever answers.
+    asked: Cell<Option<Pending>>,
 }
 
 impl Question<'_> {
@@ -132,8 +135,10 @@ impl MirrorFs {
     pub fn answer(&self, request: Incoming<'_>) -> Option<(i32, usize)> {
         crew::stand_apart();
         let header = request.header;
+        let opcode = u32_at(header, 4);
+        let asked = opcode::counted(opcode).map(|what| self.requests.begin(what));
         let question = Question {
-            opcode: u32_at(header, 4),
+            opcode,
             ino: INodeNo(u64_at(header, 16)),
             caller: Caller {
                 uid: u32_at(header, 24),
@@ -143,10 +148,8 @@ impl MirrorFs {
             arguments: request.arguments,
             elsewhere: request.elsewhere,
             answered: Cell::new(false),
+            asked: Cell::new(asked),
         };
-        if let Some(asked) = opcode::counted(question.opcode) {
-            self.requests.count(asked);
-        }
         let bytes = request.bytes.min(request.payload.len());
         let done = self.decode(&question, request.payload, bytes);
         (!question.answered.get()).then(|| match done {
@@ -375,9 +378,10 @@ impl Question<'_> {
     ) -> Result<T> {
         let (tell, told) = bounded(1);
         let (here, late) = (std::thread::current().id(), (self.elsewhere)());
+        let asked = self.asked.take();
         begin(Box::new(move |done: Result<T>| {
             if std::thread::current().id() == here {
-                _ = tell.send(done).is_ok();
+                _ = tell.send((done, asked)).is_ok();
                 return;
             }
             let mut room = [0; ANSWER_MAX];
@@ -385,12 +389,15 @@ impl Question<'_> {
                 Ok(bytes) => late(0, room.get(..bytes).unwrap_or_default()),
                 Err(errno) => late(-errno.raw_os_error(), &[]),
             }
+            drop(asked);
         }));
         // Whoever has begun it returns once it has ended, one way or the other.
-        told.try_recv().unwrap_or_else(|_| {
-            self.answered.set(true);
-            Err(Errno::TIMEDOUT)
-        })
+        if let Ok((done, asked)) = told.try_recv() {
+            self.asked.set(asked);
+            return done;
+        }
+        self.answered.set(true);
+        Err(Errno::TIMEDOUT)
     }
 }
 

@@ -309,18 +309,7 @@ mod tests {
     /// Over the wire a state is the word that people see.
     #[test]
     fn states_travel_as_their_words() {
-        for state in [
-            InSync,
-            ReplicaState::Unverified,
-            ReplicaState::Seeding,
-            Resyncing,
-            ReplicaState::Behind,
-            ReplicaState::Paused,
-            Failed,
-            ReplicaState::Missing,
-            ReplicaState::Inconsistent,
-            ReplicaState::Diverged,
-        ] {
+        for state in ReplicaState::ALL {
             let json = serde_json::to_string(&state).expect("json");
             assert_eq!(json, format!("\"{state}\""));
             assert!(page(state).starts_with("MF-00"));

@@ -251,6 +251,15 @@ pub struct Report {
     /// How often the kernel asked what since mount, by the request's name.
     #[serde(default)]
     pub requests: std::collections::BTreeMap<String, u64>,
+    /// How long the answers took since mount, by the request's name.
+    #[serde(default)]
+    pub request_times: std::collections::BTreeMap<String, crate::metrics::Times>,
+    /// Bytes of files read through the mount since then; those the kernel had are not asked for.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
+    /// The daemon's version.
+    #[serde(default)]
+    pub version: Option<String>,
     /// What was answered from memory since mount.
     #[serde(default)]
     pub stat_cache: Option<crate::metrics::CacheCounts>,

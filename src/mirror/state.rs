@@ -86,6 +86,20 @@ pub enum Event {
 }
 
 impl ReplicaState {
+    /// All there are.
+    pub const ALL: [Self; 10] = [
+        Self::InSync,
+        Self::Unverified,
+        Self::Seeding,
+        Self::Resyncing,
+        Self::Behind,
+        Self::Paused,
+        Self::Failed,
+        Self::Missing,
+        Self::Inconsistent,
+        Self::Diverged,
+    ];
+
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -136,6 +150,18 @@ impl ReplicaState {
 }
 
 impl MirrorState {
+    /// All there are.
+    pub const ALL: [Self; 8] = [
+        Self::InSync,
+        Self::Unverified,
+        Self::Behind,
+        Self::Resyncing,
+        Self::Seeding,
+        Self::Paused,
+        Self::Degraded,
+        Self::SplitBrain,
+    ];
+
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -194,18 +220,7 @@ mod tests {
     use super::ReplicaState as R;
     use super::*;
 
-    const STATES: [R; 10] = [
-        R::InSync,
-        R::Unverified,
-        R::Seeding,
-        R::Resyncing,
-        R::Behind,
-        R::Paused,
-        R::Failed,
-        R::Missing,
-        R::Inconsistent,
-        R::Diverged,
-    ];
+    const STATES: [R; 10] = R::ALL;
     const EVENTS: [E; 12] = [
         E::Fault,
         E::Gone,

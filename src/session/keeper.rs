@@ -114,6 +114,9 @@ impl Keeper {
             shared_primary: config.shared_primary,
             cache: (config.cache == Cache::Writeback).then(|| "writeback".to_owned()),
             requests: BTreeMap::new(),
+            request_times: BTreeMap::new(),
+            read_bytes: None,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             stat_cache: None,
             paused: false,
             unverified: None,
@@ -284,6 +287,8 @@ impl Controlled for Keeper {
         replica.lag_bytes = lag.bytes;
         replica.lag_ms = u64::try_from(lag.age.as_millis()).unwrap_or(u64::MAX);
         report.requests = self.heard.requests.by_name();
+        report.request_times = self.heard.requests.times();
+        report.read_bytes = Some(self.heard.requests.read_bytes());
         report.stat_cache = Some(self.heard.cache.counts());
         let (rung, why) = self.heard.engine.stand();
         let io = if rung == Rung::Threads {

@@ -60,9 +60,20 @@ pub fn start(config: &MountConfig) -> Result<(), Refusal> {
 }
 
 fn stderr() -> Sink {
-    Sink::Stderr {
-        prefix: std::env::var_os("JOURNAL_STREAM").is_some(),
-    }
+    let stat = rustix::fs::fstat(std::io::stderr()).ok();
+    let prefix = stat.is_some_and(|stat| {
+        let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        is_journal(&named, stat.st_dev, stat.st_ino)
+    });
+    Sink::Stderr { prefix }
+}
+
+/// Whether `$JOURNAL_STREAM` names this file, as `device:inode` (systemd.exec(5)): the variable is
+/// still there when stderr was sent elsewhere.
+fn is_journal(named: &str, device: u64, inode: u64) -> bool {
+    let numbers = named.split_once(':');
+    let numbers = numbers.and_then(|(d, i)| Some((d.parse().ok()?, i.parse().ok()?)));
+    numbers == Some((device, inode))
 }
 
 fn syslog() -> Option<UnixDatagram> {
@@ -175,6 +186,16 @@ mod tests {
             let mut line = Line::default();
             event.record(&mut line);
             self.0.lock().push(line.finish());
+        }
+    }
+
+    #[test]
+    fn only_the_file_that_is_named_is_the_journal() {
+        assert!(is_journal("9:1234", 9, 1234));
+        for named in [
+            "", "9", "9:", ":1234", "9:1235", "8:1234", "9:1234:1", "x:1234",
+        ] {
+            assert!(!is_journal(named, 9, 1234), "{named}");
         }
     }
 

@@ -156,6 +156,7 @@ fn what_setattr_asks_for() {
     let question = Question {
         elsewhere: &|| Box::new(|_, _| ()),
         answered: std::cell::Cell::new(false),
+        asked: std::cell::Cell::new(None),
         opcode: 4,
         ino: INodeNo(1),
         caller: Caller::DAEMON,

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 //! The command line as promised, to the letter: messages, states and exit codes.
 
+mod journal;
 mod life;
+mod metrics;
 mod offline;
 mod refused;
 mod status;
 mod units;
 mod verbs;
+mod watch;
 mod words;
 
 use std::path::PathBuf;

@@ -53,6 +53,8 @@ fn what_is_installed_goes_away_whole() {
         install(&["--prefix", &words], dest.path());
         let mut expected = vec![
             format!("{prefix}/bin/mirrorfs"),
+            format!("{units}/mirrorfs-metrics.service"),
+            format!("{units}/mirrorfs-metrics.timer"),
             format!("{units}/mirrorfs-verify@.service"),
             format!("{units}/mirrorfs-verify@.timer"),
             format!("{units}/mirrorfs@.service"),
@@ -75,10 +77,12 @@ fn what_is_installed_goes_away_whole() {
             (format!("{units}/mirrorfs@.service"), "mount"),
             (format!("{units}/mirrorfs@.service"), "umount"),
             (format!("{units}/mirrorfs-verify@.service"), "verify"),
+            (format!("{units}/mirrorfs-metrics.service"), "status"),
         ] {
             let text = std::fs::read_to_string(dest.path().join(&file)).expect("read");
             let line = format!("{program} {verb} ");
             let plain = text.replace("ExecStart=", " ").replace("ExecStop=", " ");
+            let plain = plain.replace('\'', " ");
             assert!(plain.contains(&format!(" {line}")), "{file}: {text}");
         }
         install(&["--prefix", &words, "--uninstall"], dest.path());
@@ -165,6 +169,8 @@ fn systemd_understands_the_units() {
         "mirrorfs@srv-data.service",
         "mirrorfs-verify@srv-data.service",
         "mirrorfs-verify@srv-data.timer",
+        "mirrorfs-metrics.service",
+        "mirrorfs-metrics.timer",
     ] {
         let mut command = Command::new("systemd-analyze");
         // The colon: and where units are usually.
