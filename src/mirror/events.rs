@@ -92,7 +92,7 @@ impl fmt::Display for Change {
         if self.to == ReplicaState::InSync {
             write!(f, " again")?;
         }
-        if !self.why.is_empty() {
+        if !self.why.is_empty() && self.why != self.to.word() {
             write!(f, ": {}", self.why)?;
         }
         if let Some(bytes) = self.dirty_bytes {
@@ -223,7 +223,7 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ReplicaState::{Failed, InSync, Resyncing};
+    use ReplicaState::{Failed, InSync, Paused, Resyncing};
 
     fn numbered(n: u64) -> Change {
         Change {
@@ -302,6 +302,15 @@ mod tests {
             "replica /backup/data failed: No space left on device (ENOSPC); running degraded, epoch 8"
         );
         assert_eq!(failed.id, "MF-0003");
+        let paused = Change {
+            why: "paused".to_owned(),
+            epoch: Some(9),
+            ..Change::now("/backup/data", InSync, Paused)
+        };
+        assert_eq!(
+            paused.to_string(),
+            "replica /backup/data paused; running degraded, epoch 9"
+        );
         let back = Change::now("/backup/data", Resyncing, InSync);
         assert_eq!(back.to_string(), "replica /backup/data in-sync again");
     }
