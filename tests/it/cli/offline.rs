@@ -315,12 +315,14 @@ fn the_page_cache_is_left_alone() {
     if resident() != [0; 4] {
         return crate::support::skip("this kernel keeps pages that it was told to forget");
     }
+    // A page that the kernel is moving counts as absent for a moment.
+    let is_hot = || resident()[0] == 32 << 20;
     assert_eq!(std::fs::read(&all[0]).expect("read").len(), 32 << 20);
-    let before = resident();
-    assert_eq!((before[0], before[1]), (32 << 20, 0));
+    wait_until("it is in memory", is_hot);
+    assert_eq!(resident()[1], 0);
     product("verify", &[], [&p, &r]).ok();
+    wait_until("what was read before is still there", is_hot);
     let after = resident();
-    assert_eq!(after[0], before[0], "what was read before");
     // A page under way when another reader came is kept.
     for (path, bytes) in all.iter().zip(after).skip(1) {
         assert!(bytes <= 1 << 20, "{bytes} bytes of {}", path.display());
