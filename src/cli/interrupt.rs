@@ -12,6 +12,26 @@ use super::exit::Exit;
 use crate::session::refusal::Refusal;
 use crate::sys::signals::{Signal, block, wait};
 
+/// Has these signals dealt with by `act`, on a thread of its own, instead of what they do otherwise.
+/// Called before any other thread exists.
+///
+/// # Errors
+/// When no thread can be made.
+pub(super) fn heed(
+    signals: &'static [Signal],
+    mut act: impl FnMut(Signal) + Send + 'static,
+) -> Result<(), Refusal> {
+    let failed = |e: std::io::Error| Refusal::system(format!("cannot wait for signals: {e}."));
+    block(signals).map_err(|e| failed(e.into()))?;
+    let run = move || {
+        while let Ok(signal) = wait(signals) {
+            act(signal);
+        }
+    };
+    let thread = std::thread::Builder::new().name("interrupt".into());
+    thread.spawn(run).map(drop).map_err(failed)
+}
+
 /// Whether Control-C was pressed.
 #[derive(Debug)]
 pub(super) struct Interrupt {
@@ -25,22 +45,16 @@ impl Interrupt {
     /// # Errors
     /// When no thread can be made.
     pub(super) fn start() -> Result<Self, Refusal> {
-        let failed = |e: std::io::Error| Refusal::system(format!("cannot wait for signals: {e}."));
-        block(&[Signal::INT]).map_err(|e| failed(e.into()))?;
         let (press, pressed) = bounded(1);
         let switch = Arc::new(AtomicBool::new(false));
         let set = Arc::clone(&switch);
-        let run = move || {
-            while wait(&[Signal::INT]).is_ok() {
-                if set.swap(true, Ordering::AcqRel) {
-                    std::process::exit(Exit::Interrupted.code().into());
-                }
-                // It waits in the channel until somebody looks.
-                _ = press.try_send(()).is_ok();
+        heed(&[Signal::INT], move |_| {
+            if set.swap(true, Ordering::AcqRel) {
+                std::process::exit(Exit::Interrupted.code().into());
             }
-        };
-        let thread = std::thread::Builder::new().name("interrupt".into());
-        thread.spawn(run).map(drop).map_err(failed)?;
+            // It waits in the channel until somebody looks.
+            _ = press.try_send(()).is_ok();
+        })?;
         Ok(Self { pressed, switch })
     }
 

@@ -116,7 +116,7 @@ impl From<&Resync> for ResyncView {
             bytes_done: resync.bytes_done,
             bytes_left: resync.bytes_left,
             bytes_per_second: resync.bytes_per_second,
-            eta_seconds: resync.eta_seconds.filter(|_| !resync.is_counting),
+            eta_seconds: resync.eta_seconds,
             since: rfc3339(resync.since),
             elapsed_ms: resync.elapsed_ms,
         }

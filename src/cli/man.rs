@@ -58,7 +58,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ),
     (
         "JOURNAL_STREAM",
-        "If set, lines of the log on stderr begin with the level that journald reads.",
+        "Where it names the file that stderr is, lines of the log begin with the level that journald reads.",
     ),
 ];
 

@@ -505,8 +505,7 @@ fn replica(page: &mut Page, replica: &Replica) {
         put("bytes_done", resync.bytes_done);
         put("bytes_left", resync.bytes_left);
         put("bytes_per_second", resync.bytes_per_second);
-        let known = running && !resync.is_counting;
-        if let Some(eta) = resync.eta_seconds.filter(|_| known) {
+        if let Some(eta) = resync.eta_seconds {
             put("eta_seconds", eta);
         }
         let began = "mirrorfs_replica_resync_start_time_seconds";

@@ -118,11 +118,7 @@ pub(super) fn resync(resync: &Resync) -> String {
     }
     let bytes = resync.bytes_done.saturating_add(resync.bytes_left);
     let files = resync.files_done.saturating_add(resync.files_left);
-    let (done, all) = if bytes > 0 {
-        (resync.bytes_done, bytes)
-    } else {
-        (resync.files_done, files)
-    };
+    let (done, all) = resync.share();
     // Nothing is complete before it is.
     let most = if resync.running { 99 } else { 100 };
     let percent = (u128::from(done) * 100 + u128::from(all / 2)) / u128::from(all.max(1));

@@ -87,17 +87,10 @@ fn metrics(args: &StatusArgs, out: &mut impl Write) -> Exit {
             continue;
         }
         let report = reach::report(mount);
-        let exit = match &report {
-            Ok(report) if report.state == MirrorState::InSync => Exit::Success,
-            Ok(_) => Exit::No,
-            Err(no) => {
-                complain(&no.to_string());
-                Exit::Unknown
-            }
-        };
-        if exit.code() > worst.code() {
-            worst = exit;
+        if let Err(no) = &report {
+            complain(&no.to_string());
         }
+        worst = worse(worst, report.as_ref().map(|report| report.state));
         seen.push((mirror, report.ok()));
     }
     let page = prometheus::page(&seen, clock::now().tv_sec);
@@ -128,19 +121,27 @@ fn look(args: &StatusArgs, terminal: bool) -> (Vec<u8>, Exit) {
     };
     let mut worst = Exit::Success;
     for mount in &mounts {
-        let exit = match of_one(args, mount, terminal, &mut text) {
-            Ok(MirrorState::InSync) => Exit::Success,
-            Ok(_) => Exit::No,
-            Err(no) => {
-                complain(&no);
-                Exit::Unknown
-            }
-        };
-        if exit.code() > worst.code() {
-            worst = exit;
+        let state = of_one(args, mount, terminal, &mut text);
+        if let Err(no) = &state {
+            complain(no);
         }
+        worst = worse(worst, state.as_ref().copied());
     }
     (text, worst)
+}
+
+/// The code for all mirrors so far, of which one more was asked for its state.
+fn worse(worst: Exit, state: Result<MirrorState, &Refusal>) -> Exit {
+    let exit = match state {
+        Ok(MirrorState::InSync) => Exit::Success,
+        Ok(_) => Exit::No,
+        Err(_) => Exit::Unknown,
+    };
+    if exit.code() > worst.code() {
+        exit
+    } else {
+        worst
+    }
 }
 
 fn of_one(

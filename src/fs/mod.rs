@@ -107,29 +107,23 @@ impl MirrorFs {
     }
 
     /// Answers with an entry, once it is known.
-    fn entry(&self, asked: Pending, reply: ReplyEntry) -> impl Then<(Arc<Node>, Stat)> + use<> {
+    fn entry(&self, reply: ReplyEntry) -> impl Then<(Arc<Node>, Stat)> + use<> {
         let keep = self.caching;
-        move |found| {
-            match found {
-                Ok((node, stat)) => {
-                    let attr = attributes(node.id, &stat);
-                    reply.entry(&keep.ttl(), &attr, keep.generation(&stat));
-                }
-                Err(error) => reply.error(errno(error)),
+        move |found| match found {
+            Ok((node, stat)) => {
+                let attr = attributes(node.id, &stat);
+                reply.entry(&keep.ttl(), &attr, keep.generation(&stat));
             }
-            drop(asked);
+            Err(error) => reply.error(errno(error)),
         }
     }
 
     /// Answers with attributes, once they are known.
-    fn attr(&self, asked: Pending, reply: ReplyAttr) -> impl Then<(u64, Stat)> + use<> {
+    fn attr(&self, reply: ReplyAttr) -> impl Then<(u64, Stat)> + use<> {
         let ttl = self.caching.ttl();
-        move |found| {
-            match found {
-                Ok((id, stat)) => reply.attr(&ttl, &attributes(id, &stat)),
-                Err(error) => reply.error(errno(error)),
-            }
-            drop(asked);
+        move |found| match found {
+            Ok((id, stat)) => reply.attr(&ttl, &attributes(id, &stat)),
+            Err(error) => reply.error(errno(error)),
         }
     }
 
@@ -163,23 +157,25 @@ fn creating(req: &Request, umask: u32) -> Needs {
     entry::creating(caller(req), umask)
 }
 
-fn empty(asked: Pending, reply: ReplyEmpty) -> impl Then<()> {
+/// The same, and the time of the request ends with its answer.
+fn timed<T>(asked: Pending, then: impl Then<T>) -> impl Then<T> {
     move |done| {
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(error)),
-        }
+        then(done);
         drop(asked);
     }
 }
 
-fn written(asked: Pending, reply: ReplyWrite) -> impl Then<usize> {
-    move |done| {
-        match done {
-            Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(errno(error)),
-        }
-        drop(asked);
+fn empty(reply: ReplyEmpty) -> impl Then<()> {
+    move |done| match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn written(reply: ReplyWrite) -> impl Then<usize> {
+    move |done| match done {
+        Ok(bytes) => reply.written(u32::try_from(bytes).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(errno(error)),
     }
 }
 
@@ -242,10 +238,10 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let asked = self.asked(Asked::Lookup);
+        let _asked = self.asked(Asked::Lookup);
         match self.look_up_or_nothing(parent, name) {
             Ok(None) => reply.entry(&self.caching.ttl(), &node::nothing(), Generation(0)),
-            Ok(Some(found)) => self.entry(asked, reply)(Ok(found)),
+            Ok(Some(found)) => self.entry(reply)(Ok(found)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -258,8 +254,8 @@ impl fuser::Filesystem for MirrorFs {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let asked = self.asked(Asked::Getattr);
-        self.attr(asked, reply)(self.get_attributes(ino));
+        let _asked = self.asked(Asked::Getattr);
+        self.attr(reply)(self.get_attributes(ino));
     }
 
     fn setattr(
@@ -288,7 +284,7 @@ impl fuser::Filesystem for MirrorFs {
             size,
             times: node::resolve(atime, mtime),
         };
-        self.set_attributes(caller(req), ino, change, self.attr(asked, reply));
+        self.set_attributes(caller(req), ino, change, timed(asked, self.attr(reply)));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -308,7 +304,13 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         let asked = self.asked(Asked::Mknod);
         let needs = creating(req, umask);
-        self.make_node(needs, parent, name, (mode, rdev), self.entry(asked, reply));
+        self.make_node(
+            needs,
+            parent,
+            name,
+            (mode, rdev),
+            timed(asked, self.entry(reply)),
+        );
     }
 
     fn mkdir(
@@ -322,17 +324,17 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         let asked = self.asked(Asked::Mkdir);
         let needs = creating(req, umask);
-        self.make_dir(needs, parent, name, mode, self.entry(asked, reply));
+        self.make_dir(needs, parent, name, mode, timed(asked, self.entry(reply)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = self.asked(Asked::Unlink);
-        self.remove(plain(req), parent, name, false, empty(asked, reply));
+        self.remove(plain(req), parent, name, false, timed(asked, empty(reply)));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = self.asked(Asked::Rmdir);
-        self.remove(plain(req), parent, name, true, empty(asked, reply));
+        self.remove(plain(req), parent, name, true, timed(asked, empty(reply)));
     }
 
     fn symlink(
@@ -344,7 +346,7 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEntry,
     ) {
         let asked = self.asked(Asked::Symlink);
-        let then = self.entry(asked, reply);
+        let then = timed(asked, self.entry(reply));
         self.make_symlink(plain(req), parent, name, target.as_os_str(), then);
     }
 
@@ -360,7 +362,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         let asked = self.asked(Asked::Rename);
         let (from, to) = ((parent, name), (newparent, newname));
-        self.rename_entry(plain(req), from, to, flags, empty(asked, reply));
+        self.rename_entry(plain(req), from, to, flags, timed(asked, empty(reply)));
     }
 
     fn link(
@@ -377,7 +379,7 @@ impl fuser::Filesystem for MirrorFs {
             ino,
             newparent,
             newname,
-            self.entry(asked, reply),
+            timed(asked, self.entry(reply)),
         );
     }
 
@@ -430,7 +432,7 @@ impl fuser::Filesystem for MirrorFs {
             delayed: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             open_flags: flags.0,
         };
-        self.write_file(plain(req), ino, write, written(asked, reply));
+        self.write_file(plain(req), ino, write, timed(asked, written(reply)));
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -440,7 +442,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
         let asked = self.asked(Asked::Fsync);
-        self.sync_node(ino, data, empty(asked, reply));
+        self.sync_node(ino, data, timed(asked, empty(reply)));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -492,7 +494,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data: bool, reply: ReplyEmpty) {
         let asked = self.asked(Asked::Fsyncdir);
-        self.sync_node(ino, data, empty(asked, reply));
+        self.sync_node(ino, data, timed(asked, empty(reply)));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -518,7 +520,13 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEmpty,
     ) {
         let asked = self.asked(Asked::Setxattr);
-        self.set_xattr(caller(req), ino, name, (value, flags), empty(asked, reply));
+        self.set_xattr(
+            caller(req),
+            ino,
+            name,
+            (value, flags),
+            timed(asked, empty(reply)),
+        );
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -533,7 +541,7 @@ impl fuser::Filesystem for MirrorFs {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let asked = self.asked(Asked::Removexattr);
-        self.remove_xattr(plain(req), ino, name, empty(asked, reply));
+        self.remove_xattr(plain(req), ino, name, timed(asked, empty(reply)));
     }
 
     fn create(
@@ -554,19 +562,16 @@ impl fuser::Filesystem for MirrorFs {
         } else {
             FopenFlags::empty()
         };
-        let then = move |made: Result<(Arc<Node>, Stat)>| {
-            match made {
-                Ok((node, stat)) => {
-                    let attr = attributes(node.id, &stat);
-                    // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
-                    let (ttl, generation) = (keep.ttl(), keep.generation(&stat));
-                    reply.created(&ttl, &attr, generation, FileHandle(0), how);
-                }
-                Err(error) => reply.error(errno(error)),
+        let then = move |made: Result<(Arc<Node>, Stat)>| match made {
+            Ok((node, stat)) => {
+                let attr = attributes(node.id, &stat);
+                // A handle without meaning: once OPEN is answered ENOSYS no RELEASE comes for it.
+                let (ttl, generation) = (keep.ttl(), keep.generation(&stat));
+                reply.created(&ttl, &attr, generation, FileHandle(0), how);
             }
-            drop(asked);
+            Err(error) => reply.error(errno(error)),
         };
-        self.create_file(needs, parent, name, (mode, flags), then);
+        self.create_file(needs, parent, name, (mode, flags), timed(asked, then));
     }
 
     fn ioctl(
@@ -581,13 +586,11 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyIoctl,
     ) {
         let asked = self.asked(Asked::Ioctl);
-        self.control(plain(req), ino, cmd, in_data, |told| {
-            match told {
-                Ok(data) => reply.ioctl(0, &data),
-                Err(error) => reply.error(errno(error)),
-            }
-            drop(asked);
-        });
+        let then = |told: Result<Vec<u8>>| match told {
+            Ok(data) => reply.ioctl(0, &data),
+            Err(error) => reply.error(errno(error)),
+        };
+        self.control(plain(req), ino, cmd, in_data, timed(asked, then));
     }
 
     fn fallocate(
@@ -601,7 +604,13 @@ impl fuser::Filesystem for MirrorFs {
         reply: ReplyEmpty,
     ) {
         let asked = self.asked(Asked::Fallocate);
-        self.allocate(plain(req), ino, (offset, length), mode, empty(asked, reply));
+        self.allocate(
+            plain(req),
+            ino,
+            (offset, length),
+            mode,
+            timed(asked, empty(reply)),
+        );
     }
 
     fn lseek(
@@ -635,7 +644,7 @@ impl fuser::Filesystem for MirrorFs {
     ) {
         let asked = self.asked(Asked::CopyFileRange);
         let (from, to) = ((ino_in, offset_in), (ino_out, offset_out));
-        self.copy_range(plain(req), from, to, len, written(asked, reply));
+        self.copy_range(plain(req), from, to, len, timed(asked, written(reply)));
     }
 }
 

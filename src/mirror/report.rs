@@ -97,6 +97,20 @@ pub struct Resync {
     pub elapsed_ms: u64,
 }
 
+impl Resync {
+    /// How much of how much is done: bytes, or files where there are none to copy.
+    #[must_use]
+    pub fn share(&self) -> (u64, u64) {
+        match self.bytes_done.saturating_add(self.bytes_left) {
+            0 => (
+                self.files_done,
+                self.files_done.saturating_add(self.files_left),
+            ),
+            bytes => (self.bytes_done, bytes),
+        }
+    }
+}
+
 /// What a write-intent log holds, and did since mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogCounts {

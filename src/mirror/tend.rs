@@ -659,10 +659,12 @@ impl Mirror {
             bytes_left: bytes.saturating_sub(seen.bytes_compared).max(marked),
         };
         pace.note(now, counts);
+        let shown = pace.shown(now);
         Some(Resync {
             dirs_done: seen.dirs_opened,
             is_counting: seen.is_counting,
-            ..pace.shown(now)
+            eta_seconds: shown.eta_seconds.filter(|_| !seen.is_counting),
+            ..shown
         })
     }
 }

@@ -199,13 +199,7 @@ fn sparkline(values: &[u64], columns: usize, wide_letters: bool) -> String {
 
 /// `[######..........]`; empty while nobody knows how much there is.
 fn bar(resync: &Resync, columns: usize, wide_letters: bool) -> String {
-    let bytes = resync.bytes_done.saturating_add(resync.bytes_left);
-    let files = resync.files_done.saturating_add(resync.files_left);
-    let (done, all) = if bytes > 0 {
-        (resync.bytes_done, bytes)
-    } else {
-        (resync.files_done, files)
-    };
+    let (done, all) = resync.share();
     let full = u128::from(done) * columns as u128 / u128::from(all.max(1));
     let full = usize::try_from(full).unwrap_or(columns).min(columns);
     let full = if resync.is_counting { 0 } else { full };
@@ -287,7 +281,6 @@ fn mirror(track: &Track, view: &View, now: i64) -> Vec<Line> {
         let text = format!("   {label:8} {text}");
         put(Style::Plain, format!("{text:BEFORE$} {line}"));
     };
-    let size = |bytes| show_size(bytes);
     chart(
         "requests",
         track.rate(|r| r.ops, show_count),
@@ -295,17 +288,17 @@ fn mirror(track: &Track, view: &View, now: i64) -> Vec<Line> {
     );
     chart(
         "read",
-        track.rate(|r| r.read, size),
+        track.rate(|r| r.read, show_size),
         track.history(|r| r.read),
     );
     chart(
         "primary",
-        track.rate(|r| r.primary, size),
+        track.rate(|r| r.primary, show_size),
         track.history(|r| r.primary),
     );
     for (place, replica) in report.replicas.iter().enumerate() {
         let of = |r: &Rates| r.replicas.get(place).copied().unwrap_or(0);
-        let state = format!("{}  {}", track.rate(of, size), replica.state);
+        let state = format!("{}  {}", track.rate(of, show_size), replica.state);
         chart("replica", state, track.history(of));
         if replica.dirty_files > 0 || replica.dirty_bytes > 0 {
             chart("dirty", render::missed(replica), Vec::new());
@@ -395,19 +388,18 @@ pub(super) fn plain(track: &Track) -> String {
     let Some((_, report)) = track.last.as_ref().filter(|_| track.silence.is_none()) else {
         return format!("{mirror} does not answer");
     };
-    let size = |bytes| show_size(bytes);
     let mut text = format!(
         "{mirror} {}  requests {}  read {}  primary {}",
         render::state(report.state),
         track.rate(|r| r.ops, show_count),
-        track.rate(|r| r.read, size),
-        track.rate(|r| r.primary, size),
+        track.rate(|r| r.read, show_size),
+        track.rate(|r| r.primary, show_size),
     );
     for (place, replica) in report.replicas.iter().enumerate() {
         let of = |r: &Rates| r.replicas.get(place).copied().unwrap_or(0);
         text += &format!(
             "  replica {}  lag {}",
-            track.rate(of, size),
+            track.rate(of, show_size),
             render::lag(replica)
         );
         if let Some(resync) = replica.resync.as_ref().filter(|r| r.running) {

@@ -9,8 +9,9 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::screen::{Line, Style, View};
 use crate::cli::exit::Exit;
+use crate::cli::interrupt::heed;
 use crate::session::refusal::Refusal;
-use crate::sys::signals::{Signal, block, wait};
+use crate::sys::signals::Signal;
 
 /// The other screen, no cursor, no wrapping: what is too long is cut off.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J";
@@ -51,30 +52,24 @@ pub(super) fn listen(is_terminal: bool) -> Result<Receiver<Wish>, Refusal> {
         Signal::WINCH,
     ];
     let ours: &[Signal] = if is_terminal { &SCREEN } else { &PIPE };
-    let failed = |e: io::Error| Refusal::system(format!("cannot wait for signals: {e}."));
-    block(ours).map_err(|e| failed(e.into()))?;
     let (wish, wishes) = bounded(WAITING_MAX + 1);
-    let run = move || {
-        let mut ending = false;
-        while let Ok(signal) = wait(ours) {
-            let wanted = match signal {
-                Signal::WINCH => Wish::Resize,
-                Signal::TSTP => Wish::Suspend,
-                _ if ending => {
-                    leave();
-                    std::process::exit(Exit::Interrupted.code().into());
-                }
-                _ => Wish::End,
-            };
-            ending |= wanted == Wish::End;
-            // When so many wait one more says nothing new; the end, which comes once, has room.
-            if wanted == Wish::End || wish.len() < WAITING_MAX {
-                _ = wish.try_send(wanted).is_ok();
+    let mut ending = false;
+    heed(ours, move |signal| {
+        let wanted = match signal {
+            Signal::WINCH => Wish::Resize,
+            Signal::TSTP => Wish::Suspend,
+            _ if ending => {
+                leave();
+                std::process::exit(Exit::Interrupted.code().into());
             }
+            _ => Wish::End,
+        };
+        ending |= wanted == Wish::End;
+        // When so many wait one more says nothing new; the end, which comes once, has room.
+        if wanted == Wish::End || wish.len() < WAITING_MAX {
+            _ = wish.try_send(wanted).is_ok();
         }
-    };
-    let thread = std::thread::Builder::new().name("interrupt".into());
-    thread.spawn(run).map(drop).map_err(failed)?;
+    })?;
     Ok(wishes)
 }
 

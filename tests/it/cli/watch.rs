@@ -73,6 +73,21 @@ impl Terminal {
         let lines = whole.split('\n');
         lines.map(|line| line.replace("\x1b[K", "")).collect()
     }
+
+    #[track_caller]
+    fn is_given_back(&self) {
+        wait_until("the terminal is given back", || {
+            self.text().ends_with(LEAVE)
+        });
+    }
+
+    /// The program ends as one that was interrupted, and leaves nothing behind.
+    #[track_caller]
+    fn is_interrupted(&mut self) {
+        let status = self.child.0.wait().expect("wait");
+        assert_eq!(status.code(), Some(INTERRUPTED));
+        self.is_given_back();
+    }
 }
 
 fn resize(terminal: impl std::os::fd::AsFd, columns: u16, rows: u16) {
@@ -140,11 +155,7 @@ fn a_screen_that_lives_and_goes_away() {
     sees(&terminal, "events");
 
     terminal.master.write_all(b"\x03").expect("Control-C");
-    let status = terminal.child.0.wait().expect("wait");
-    assert_eq!(status.code(), Some(INTERRUPTED));
-    wait_until("the terminal is given back", || {
-        terminal.text().ends_with(LEAVE)
-    });
+    terminal.is_interrupted();
     mount.finish();
 }
 
@@ -166,17 +177,11 @@ fn a_screen_that_sleeps_and_is_ended() {
     };
     kill_process(pid, Signal::TSTP).expect("kill");
     wait_until("it sleeps", stopped);
-    wait_until("the terminal is given back", || {
-        terminal.text().ends_with(LEAVE)
-    });
+    terminal.is_given_back();
     kill_process(pid, Signal::CONT).expect("kill");
     wait_until("the screen is there again", || entered(&terminal) == 2);
     kill_process(pid, Signal::TERM).expect("kill");
-    let status = terminal.child.0.wait().expect("wait");
-    assert_eq!(status.code(), Some(INTERRUPTED));
-    wait_until("the terminal is given back again", || {
-        terminal.text().ends_with(LEAVE)
-    });
+    terminal.is_interrupted();
     mount.finish();
 }
 
