@@ -59,20 +59,21 @@ daemons_below() {
 # ------------------------------------------------------------------------------- what is needed
 
 # program:package, as Debian names them
-NEEDS="mkfs.ext4:e2fsprogs chattr:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs setfacl:acl getfattr:attr
-    setcap:libcap2-bin fusermount3:fuse3 fio:fio sqlite3:sqlite3 strace:strace git:git gcc:build-essential
-    make:build-essential tar:tar diff:diffutils findmnt:util-linux setpriv:util-linux prlimit:util-linux
-    flock:util-linux fincore:util-linux-extra script:bsdutils systemd-analyze:systemd curl:curl
-    rsync:rsync python3:python3 cmp:diffutils mandoc:mandoc groff:groff-base"
+NEEDS="mkfs.ext4:e2fsprogs chattr:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs mkfs.btrfs:btrfs-progs
+    btrfs:btrfs-progs setfacl:acl getfacl:acl getfattr:attr setfattr:attr setcap:libcap2-bin getcap:libcap2-bin
+    fusermount3:fuse3 fio:fio time:time sqlite3:sqlite3 strace:strace git:git gcc:build-essential make:build-essential ar:binutils tar:tar
+    diff:diffutils findmnt:util-linux setpriv:util-linux setsid:util-linux fsfreeze:util-linux
+    prlimit:util-linux flock:util-linux fincore:util-linux-extra script:bsdutils getent:libc-bin
+    systemd-analyze:systemd curl:curl rsync:rsync python3:python3 cmp:diffutils cp:coreutils
+    losetup:mount mandoc:mandoc groff:groff-base"
 
 missing_packages() {
     local need
     for need in $NEEDS; do
-        command -v "${need%%:*}" >/dev/null || echo "${need##*:}"
+        # A file: bash has words of its own for some.
+        type -P "${need%%:*}" >/dev/null || echo "${need##*:}"
     done
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || echo postgresql
-    # bash has a word of its own for it.
-    [ -x /usr/bin/time ] || echo time
     compgen -G '/usr/include/sys/acl.h' >/dev/null || echo libacl1-dev
 }
 

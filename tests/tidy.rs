@@ -400,6 +400,27 @@ fn script(path: &str, text: &str, mode: u32) -> Vec<String> {
     complaints
 }
 
+/// What a file's tests name in `need_programs!`.
+fn programs_needed(text: &str) -> Vec<String> {
+    text.split("need_programs!(")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .flat_map(|(list, _)| list.split(','))
+        .filter_map(|name| name.trim().strip_prefix('"')?.strip_suffix('"'))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Whether `scripts/lib.sh` knows the package of a program.
+fn is_installed(program: &str, library: &str) -> bool {
+    library
+        .split(|c: char| c.is_whitespace() || c == '"')
+        .any(|word| {
+            word.split_once(':')
+                .is_some_and(|(name, _)| name == program)
+        })
+}
+
 #[test]
 fn rooms_keep_to_their_floors() {
     enforce(floors);
@@ -460,6 +481,18 @@ fn scripts_are_scripts() {
         }
     }
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// A test that is skipped because a program is missing is skipped on each new machine.
+#[test]
+fn programs_that_tests_need_are_installed() {
+    let installed = read(Path::new("scripts/lib.sh"));
+    let missing: Vec<_> = files("tests/it", ".rs")
+        .iter()
+        .flat_map(|path| programs_needed(&read(path)))
+        .filter(|program| !is_installed(program, &installed))
+        .collect();
+    assert!(missing.is_empty(), "not in scripts/lib.sh: {missing:?}");
 }
 
 mod the_rules_themselves {
@@ -608,6 +641,15 @@ mod the_rules_themselves {
             found,
             ["s/a/c.rs", "s/a.rs", "s/b/d.rs", "s/b/mod.rs", "s/lib.rs"]
         );
+    }
+
+    #[test]
+    fn needs_are_found() {
+        let text = "need_programs!(\"git\", \"mkfs.xfs\");\nneed_programs!(\"cp\");";
+        assert_eq!(programs_needed(text), ["git", "mkfs.xfs", "cp"]);
+        let library = "NEEDS=\"git:git\n    mkfs.xfs:xfsprogs\"";
+        assert!(is_installed("git", library) && is_installed("mkfs.xfs", library));
+        assert!(!is_installed("cp", library) && !is_installed("xfs", library));
     }
 
     #[test]
