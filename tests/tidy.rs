@@ -380,6 +380,23 @@ fn reachable(crate_root: &Path, read: &dyn Fn(&Path) -> Option<String>) -> BTree
     found
 }
 
+/// Names are anyone's to choose: what is printed of a path goes through `Shown`.
+fn names_are_shown(path: &str, text: &str) -> Vec<String> {
+    let code = if path.starts_with("src/") {
+        code(text)
+    } else {
+        String::new()
+    };
+    code.match_indices(".display()")
+        .map(|(at, _)| {
+            format!(
+                "{path}:{}: .display() of a path: .shown()",
+                line_of(&code, at)
+            )
+        })
+        .collect()
+}
+
 /// A script: strict, licensed, executable.
 fn script(path: &str, text: &str, mode: u32) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -439,6 +456,11 @@ fn files_have_their_shape() {
 #[test]
 fn fuser_stays_in_its_rooms() {
     enforce(transport);
+}
+
+#[test]
+fn names_do_not_reach_people_as_they_are() {
+    enforce(names_are_shown);
 }
 
 #[test]
@@ -641,6 +663,13 @@ mod the_rules_themselves {
             found,
             ["s/a/c.rs", "s/a.rs", "s/b/d.rs", "s/b/mod.rs", "s/lib.rs"]
         );
+    }
+
+    #[test]
+    fn display_complains() {
+        let text = "fn f() {\n    x.display()\n}";
+        assert_eq!(names_are_shown("src/a.rs", text).len(), 1);
+        assert!(names_are_shown("src/a.rs", "// x.display()").is_empty());
     }
 
     #[test]

@@ -10,8 +10,10 @@ use super::args::{Cli, Command, MountArgs};
 use super::exit::{Exit, Family};
 use super::options::{self, Flags};
 use super::{clap_error, complain, config};
+use crate::mirror::failure::Shown;
 use crate::session::background::{self, Child, Ready};
 use crate::session::config::{MountConfig, MountRequest};
+use crate::session::confine;
 use crate::session::refusal::Refusal;
 use crate::session::signals::Signals;
 use crate::session::{self};
@@ -88,8 +90,8 @@ fn background(args: &MountArgs, words: &[OsString]) -> Result<Exit, Refusal> {
             if args.verbose {
                 complain(&format!(
                     "mounted {} at {}, daemon {pid}",
-                    args.primary.display(),
-                    args.mountpoint.display()
+                    args.primary.shown(),
+                    args.mountpoint.shown()
                 ));
             }
             Ok(Exit::Success)
@@ -100,6 +102,7 @@ fn background(args: &MountArgs, words: &[OsString]) -> Result<Exit, Refusal> {
 
 /// The mount itself, in this process.
 fn daemon(request: MountRequest) -> Result<Exit, Refusal> {
+    confine::give_up()?;
     let signals = Signals::start()?;
     let ready = Ready::take(request.ready_fd)?;
     let config = MountConfig::resolve(request)?;
@@ -118,7 +121,7 @@ fn daemon(request: MountRequest) -> Result<Exit, Refusal> {
 }
 
 fn refuse(mountpoint: &Path, no: &Refusal) -> Exit {
-    complain(&format!("cannot mount {}: {no}", mountpoint.display()));
+    complain(&format!("cannot mount {}: {no}", mountpoint.shown()));
     Exit::mount(no.kind)
 }
 

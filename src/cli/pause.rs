@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::complain;
 use super::exit::Exit;
 use super::reach::{self, Silence};
+use crate::mirror::failure::Shown;
 use crate::session::control::{Asked, Client};
 
 /// How long setting a replica aside may take: what is under way there has to end.
@@ -28,6 +29,6 @@ fn ask(mountpoint: &Path, verb: &str, question: impl FnOnce(Client) -> Asked<()>
         Err(Silence::No(no)) => (Exit::answer(no.kind), no),
         Err(Silence::Nobody(no)) => (Exit::Unknown, no),
     };
-    complain(&format!("cannot {verb} {}: {no}", mountpoint.display()));
+    complain(&format!("cannot {verb} {}: {no}", mountpoint.shown()));
     exit
 }

@@ -14,6 +14,7 @@ use super::exit::Exit;
 use crate::mirror::attach::decide::Typed;
 use crate::mirror::attach::promote::{Asked, Promoted, promote};
 use crate::mirror::attach::refusal::{Id, Refusal};
+use crate::mirror::failure::Shown;
 use crate::session::pair;
 
 /// How long a daemon that is just ending may keep us from the copies.
@@ -24,7 +25,7 @@ pub(super) fn run(args: &PromoteArgs) -> Exit {
     let root = match pair::root(path) {
         Ok(root) => root,
         Err(no) => {
-            complain(&format!("cannot promote {}: {no}", path.display()));
+            complain(&format!("cannot promote {}: {no}", path.shown()));
             return no.id.map_or(Exit::Unknown, |_| Exit::MountRefused);
         }
     };
@@ -45,7 +46,7 @@ pub(super) fn run(args: &PromoteArgs) -> Exit {
 }
 
 fn tell(path: &Path, promoted: &Promoted) -> Exit {
-    let path = path.display();
+    let path = path.shown();
     for note in &promoted.notes {
         say(note);
     }

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::mirror::failure::Shown;
 use crate::mirror::report::Report;
 use crate::session::control::{Asked, Client};
 use crate::session::mountpoint::{find, is_dead};
@@ -36,12 +37,12 @@ pub(super) fn one(typed: &Path) -> Result<Mount, Refusal> {
         Some(mount) if mount.is_mirror() => Ok(mount),
         Some(mount) => Err(Refusal::refused(format!(
             "{} is not a mirror but {}.",
-            typed.display(),
+            typed.shown(),
             mount.fstype
         ))),
         None => Err(Refusal::refused(format!(
             "{} is not a mirror: nothing is mounted there.",
-            typed.display()
+            typed.shown()
         ))
         .next("See all mirrors: mirrorfs status")),
     }
@@ -93,7 +94,7 @@ pub(super) fn ask<T>(
 
 /// There was a connection, and no answer that makes sense.
 pub(super) fn silent(mount: &Mount, error: &io::Error) -> Refusal {
-    let place = mount.target.display();
+    let place = mount.target.shown();
     if error.kind() == io::ErrorKind::InvalidData {
         return Refusal::refused(format!(
             "the daemon of {place} answers what this command does not understand."
@@ -108,7 +109,7 @@ pub(super) fn silent(mount: &Mount, error: &io::Error) -> Refusal {
 
 /// There is no connection.
 pub(super) fn nobody(mount: &Mount) -> Refusal {
-    let place = mount.target.display();
+    let place = mount.target.shown();
     match is_dead(mount) {
         Some(true) => Refusal::refused(format!(
             "the daemon of {place} is gone: the mount is dead, and the copies must be compared."
@@ -124,7 +125,7 @@ pub(super) fn nobody(mount: &Mount) -> Refusal {
 
 /// It lives, but there is no talking to it.
 pub(super) fn unreachable(mount: &Mount) -> Refusal {
-    let place = mount.target.display();
+    let place = mount.target.shown();
     let me = rustix::process::geteuid();
     if me.is_root() || mount.user_id() == Some(me.as_raw()) {
         return Refusal::refused(format!("the daemon of {place} has no control socket."))

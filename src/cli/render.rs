@@ -26,7 +26,8 @@ pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
         if !value.is_empty() {
-            _ = writeln!(text, "{label:>8}: {}", value.replace('\n', INDENT)).is_ok();
+            let lines: Vec<_> = value.lines().map(&shown).collect();
+            _ = writeln!(text, "{label:>8}: {}", lines.join(INDENT)).is_ok();
         }
     };
     line("mirror", &shown(&report.mirror));

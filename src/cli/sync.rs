@@ -16,6 +16,7 @@ use super::reach::{self, Silence};
 use super::render::{self, harmless};
 use super::sync_offline::{self, Words};
 use super::units::{show_count, show_duration, show_size};
+use crate::mirror::failure::Shown;
 use crate::mirror::report::{Report, Resync};
 use crate::mirror::state::MirrorState;
 use crate::session::refusal::Refusal;
@@ -44,7 +45,7 @@ pub(super) fn run(args: &SyncArgs) -> Exit {
             Silence::No(refusal) => (Exit::answer(refusal.kind), refusal),
             Silence::Nobody(refusal) => (Exit::Unknown, refusal),
         };
-        complain(&format!("cannot sync {}: {refusal}", args.place.display()));
+        complain(&format!("cannot sync {}: {refusal}", args.place.shown()));
         exit
     })
 }
@@ -76,7 +77,7 @@ fn live(args: &SyncArgs) -> Result<Exit, Silence> {
         });
         if interrupt.comes_within(pause) {
             line.finish(None);
-            let place = mount.target.display();
+            let place = mount.target.shown();
             complain(&format!(
                 "the resync of {place} goes on. How far it is: mirrorfs status {place}"
             ));

@@ -12,12 +12,12 @@ use super::units::{show_count, show_size};
 use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::{self, AttachError, MetadataLoss, Options};
-use crate::mirror::failure::show_path;
+use crate::mirror::failure::{Shown, show_path};
 use crate::mirror::resync::progress::Line;
 use crate::mirror::resync::{How, Progress, Summary};
-use crate::session::pair;
 use crate::session::refusal::Refusal;
 use crate::session::signals::Signals;
+use crate::session::{confine, pair};
 use crate::sys::Errno;
 
 /// How long a daemon that is just ending may keep us from the copies.
@@ -70,6 +70,7 @@ pub(super) fn run(primary: &Path, replica: &Path, words: Words<'_>) -> Exit {
     {
         return refused(replica, &no);
     }
+    confine::stay_in([root_p.as_fd(), root_r.as_fd()]);
     let typed = Typed::offline(primary, replica);
     let options = Options {
         asked: Asked {
@@ -132,8 +133,8 @@ fn wrong_discard(dir: &Path, primary: &Path, replica: &Path) -> Option<Refusal> 
     if same(replica) {
         return None;
     }
-    let (p, r) = (primary.display(), replica.display());
-    let shown = dir.display();
+    let (p, r) = (primary.shown(), replica.shown());
+    let shown = dir.shown();
     let no = if same(primary) {
         Refusal::usage(format!(
             "{p} is named as the primary: it is what is copied."
@@ -148,7 +149,7 @@ fn wrong_discard(dir: &Path, primary: &Path, replica: &Path) -> Option<Refusal> 
 }
 
 fn refused(replica: &Path, no: &Refusal) -> Exit {
-    complain(&format!("cannot sync {}: {no}", replica.display()));
+    complain(&format!("cannot sync {}: {no}", replica.shown()));
     match no.id.as_deref() {
         Some("MF-0043") => Exit::MountRefused,
         Some(_) => Exit::No,
@@ -218,7 +219,7 @@ fn equal(replica: &Path, summary: Option<&Summary>) -> Exit {
     let (bytes, files) = summary.map_or((0, 0), |summary| (summary.bytes, summary.files));
     let text = format!(
         "Replica {} is in-sync: {} in {} files.",
-        replica.display(),
+        replica.shown(),
         show_size(bytes),
         show_count(files)
     );

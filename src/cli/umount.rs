@@ -12,6 +12,7 @@ use super::args::UmountArgs;
 use super::complain;
 use super::exit::Exit;
 use super::reach::unreachable;
+use crate::mirror::failure::Shown;
 use crate::session::control::Client;
 use crate::session::mountpoint::{find, is_dead, unmount_corpse};
 use crate::session::refusal::{Kind, Refusal};
@@ -30,10 +31,7 @@ pub(super) fn run(args: &UmountArgs) -> Exit {
     match unmount(args) {
         Ok(()) => Exit::Success,
         Err(no) => {
-            complain(&format!(
-                "cannot unmount {}: {no}",
-                args.mountpoint.display()
-            ));
+            complain(&format!("cannot unmount {}: {no}", args.mountpoint.shown()));
             Exit::mount(no.kind)
         }
     }
@@ -61,7 +59,7 @@ fn unmount(args: &UmountArgs) -> Result<(), Refusal> {
             let pid = pid.map_or(0, |p| p.as_raw_nonzero().get());
             complain(&format!(
                 "{} is hidden; the mirror (pid {pid}) ends when the last file in it is closed",
-                mount.target.display()
+                mount.target.shown()
             ));
         }
         return Ok(());
@@ -72,7 +70,7 @@ fn unmount(args: &UmountArgs) -> Result<(), Refusal> {
             complain(&format!(
                 "{} is unmounted, but the replica has not answered everything; until it does, \
                  process {pid} keeps the locks on both copies",
-                mount.target.display()
+                mount.target.shown()
             ));
             return Ok(());
         }
@@ -125,7 +123,7 @@ fn mirror_at(typed: &Path) -> Result<Mount, Refusal> {
 }
 
 fn without_daemon(mount: &Mount) -> Result<(), Refusal> {
-    let place = mount.target.display();
+    let place = mount.target.shown();
     match is_dead(mount) {
         Some(true) => {
             unmount_corpse(&mount.target)?;
@@ -145,7 +143,7 @@ fn without_daemon(mount: &Mount) -> Result<(), Refusal> {
 }
 
 fn explained(no: Refusal, mount: &Mount) -> Refusal {
-    let place = mount.target.display();
+    let place = mount.target.shown();
     if no.kind != Kind::Refused || !no.why.contains("busy") {
         return no;
     }
@@ -162,7 +160,7 @@ fn too_late(mount: &Mount) -> Refusal {
     Refusal::refused("it was not done in time. The daemon goes on draining and ends by itself.")
         .next(format!(
             "How far it is:          mirrorfs status {}",
-            mount.target.display()
+            mount.target.shown()
         ))
         .next("To wait longer:         --timeout 1h")
         .id("MF-0048")

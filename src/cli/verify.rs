@@ -27,12 +27,12 @@ use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::attach::stamp::{self, Lock};
 use crate::mirror::attach::{self, Options};
-use crate::mirror::failure::{Named, show_path};
+use crate::mirror::failure::{Named, Shown, show_path};
 use crate::mirror::resync::{How, Lacks, Progress, Summary, reconcile};
 use crate::session::control::{Found, Verified, Verify, Verifying};
 use crate::session::mountpoint::find;
-use crate::session::pair;
 use crate::session::refusal::Refusal;
+use crate::session::{confine, pair};
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::{Errno, Result as SysResult};
 
@@ -115,7 +115,7 @@ pub(super) fn run(args: &VerifyArgs) -> Exit {
 }
 
 fn refuse(args: &VerifyArgs, exit: Exit, no: &Refusal) -> Exit {
-    complain(&format!("cannot verify {}: {no}", args.place.display()));
+    complain(&format!("cannot verify {}: {no}", args.place.shown()));
     exit
 }
 
@@ -149,7 +149,7 @@ fn live(
     Ok(Outcome {
         sum: asked?,
         found,
-        repair: format!("mirrorfs verify --repair {}", mount.target.display()),
+        repair: format!("mirrorfs verify --repair {}", mount.target.shown()),
         quick: args.quick,
     })
 }
@@ -175,12 +175,17 @@ fn offline(
             Closed::Mirror => Stop::No(Exit::MountRefused, is_mirror(path)),
             Closed::Errno(errno) => unknown(Refusal::refused(format!(
                 "{} cannot be opened: {}.",
-                path.display(),
+                path.shown(),
                 Named(errno)
             ))),
         })
     });
     let (primary, replica_fd) = (primary?, replica_fd?);
+    if args.repair {
+        // Neither in the other, and what else two copies must be.
+        pair::roots(&args.place, replica).map_err(unknown)?;
+    }
+    confine::stay_in([primary.as_fd(), replica_fd.as_fd()]);
     if args.repair {
         return repair(args, replica, [&primary, &replica_fd], interrupt, show);
     }
@@ -208,7 +213,7 @@ fn offline(
 }
 
 fn outcome(args: &VerifyArgs, replica: &Path, summary: Summary, repaired: bool) -> Outcome {
-    let (primary, replica) = (args.place.display(), replica.display());
+    let (primary, replica) = (args.place.shown(), replica.shown());
     Outcome {
         sum: Verified {
             files: summary.files,
@@ -232,8 +237,6 @@ fn repair(
     show: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, Stop> {
     let unknown = |no: Refusal| Stop::No(Exit::Unknown, no);
-    // Neither in the other, and what else two copies must be.
-    pair::roots(&args.place, replica).map_err(unknown)?;
     let typed = Typed::offline(&args.place, replica);
     let options = Options {
         asked: Asked {
@@ -322,7 +325,7 @@ fn in_mirror(root: &OwnedFd) -> SysResult<bool> {
 }
 
 fn is_mirror(path: &Path) -> Refusal {
-    let path = path.display();
+    let path = path.shown();
     Refusal::refused(format!("{path} is in a mirrorfs mount."))
         .next(format!("While it is mounted:   mirrorfs verify {path}"))
         .next(format!("Or unmount it first:   mirrorfs umount {path}"))

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::state::ReplicaState;
+use crate::mirror::failure::Shown;
 use crate::sys::clock;
 
 /// Changes that are kept for slow listeners.
@@ -88,7 +89,7 @@ impl Change {
 /// `replica /backup/data failed: No space left on device (ENOSPC); running degraded, epoch 8`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "replica {} {}", self.replica, self.to)?;
+        write!(f, "replica {} {}", self.replica.shown(), self.to)?;
         if self.to == ReplicaState::InSync {
             write!(f, " again")?;
         }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::sys::Errno;
 
@@ -132,6 +134,29 @@ pub fn show_path(path: &[u8]) -> String {
     if path.is_empty() {
         return ".".to_owned();
     }
+    printable(path)
+}
+
+/// Paths as they are written into messages and logs: as [`show_path`] writes them, so that no name
+/// steers a terminal or begins a line of its own.
+pub trait Shown {
+    /// The text.
+    fn shown(&self) -> String;
+}
+
+impl Shown for Path {
+    fn shown(&self) -> String {
+        printable(self.as_os_str().as_bytes())
+    }
+}
+
+impl Shown for str {
+    fn shown(&self) -> String {
+        printable(self.as_bytes())
+    }
+}
+
+fn printable(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         for ch in chunk.valid().chars() {

@@ -22,7 +22,7 @@ use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::log::Keeping;
 use crate::mirror::attach::refusal::{Id, Refusal as MirrorRefusal};
 use crate::mirror::attach::{self, AttachError, Attached, Options};
-use crate::mirror::failure::{Copy, Failure, Named, show_path};
+use crate::mirror::failure::{Copy, Failure, Named, Shown, show_path};
 use crate::mirror::intent::Intent;
 use crate::mirror::lane::Lane;
 use crate::mirror::replica::{self, Fault, Whose};
@@ -33,7 +33,7 @@ use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record, Verified, WayBack};
 use crate::store::cache::{Cache as StatCache, Cached};
 use crate::store::{Nodes, Side, Source, Target, Tree};
-use crate::sys::{Errno, clock, creds};
+use crate::sys::{Errno, clock};
 use crate::uring::{Buffers, Engine, Wish};
 
 /// The most that buffers for what waits may take, in bytes; what more may wait is kept apart.
@@ -67,18 +67,9 @@ pub(super) struct House {
 /// # Errors
 /// Every reason not to mount, with the next command to type.
 pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House, Refusal> {
-    if config.privileged {
-        creds::keep_capabilities().map_err(|errno| {
-            Refusal::system(format!(
-                "the capabilities cannot be kept: {}.",
-                Named(errno)
-            ))
-            .next("root needs CAP_SETPCAP to act for the users of the mount.")
-        })?;
-    }
     let began = std::time::Instant::now();
     let primary_root = open_root(&config.primary.path, config).map_err(|errno| {
-        let path = config.primary.typed.display();
+        let path = config.primary.typed.shown();
         Refusal::refused(format!(
             "the primary {path} cannot be opened: {}.",
             Named(errno)
@@ -98,7 +89,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         ));
     }
     if attached.is_seeding {
-        let mountpoint = config.mountpoint.path.display();
+        let mountpoint = config.mountpoint.path.shown();
         say(&format!(
             "the replica is being filled while {mountpoint} is in use. To wait for it: \
              mirrorfs sync {mountpoint}"

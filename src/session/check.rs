@@ -10,6 +10,7 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use super::config::{Log, MountConfig};
 use super::place::{Relation, Spot};
 use super::refusal::Refusal;
+use crate::mirror::failure::Shown;
 use crate::sys::mountinfo::{self, Mount};
 
 /// The mount through which a directory is seen.
@@ -21,8 +22,8 @@ pub(super) fn mount_of(path: &Path, mounts: &[Mount]) -> Option<Mount> {
 pub(super) fn trees(config: &MountConfig, mounts: &[Mount]) -> Result<(), Refusal> {
     let primary = spot(&config.primary.path, mounts)?;
     let mountpoint = spot(&config.mountpoint.path, mounts)?;
-    let shown = config.primary.typed.display();
-    let place = config.mountpoint.typed.display();
+    let shown = config.primary.typed.shown();
+    let place = config.mountpoint.typed.shown();
 
     if primary.mount.as_ref().is_some_and(Mount::is_mirror) {
         return Err(Refusal::refused(format!(
@@ -47,7 +48,7 @@ pub(super) fn trees(config: &MountConfig, mounts: &[Mount]) -> Result<(), Refusa
         _ => {}
     }
     for replica in config.replicas.iter().filter(|r| r.missing.is_none()) {
-        let name = replica.place.typed.display();
+        let name = replica.place.typed.shown();
         let spot = spot(&replica.place.path, mounts)?;
         copies(&spot, &primary, &name.to_string(), &shown.to_string())?;
         match (spot.to(&mountpoint), mountpoint.to(&spot)) {
@@ -79,7 +80,7 @@ pub(super) fn trees(config: &MountConfig, mounts: &[Mount]) -> Result<(), Refusa
 
 fn spot(path: &Path, mounts: &[Mount]) -> Result<Spot, Refusal> {
     Spot::of(path, mounts)
-        .map_err(|e| Refusal::from_io(&format!("cannot look at {}", path.display()), &e.into()))
+        .map_err(|e| Refusal::from_io(&format!("cannot look at {}", path.shown()), &e.into()))
 }
 
 fn waits(why: String) -> Refusal {
@@ -122,11 +123,11 @@ fn may_use(path: &Path, role: &str, access: Access) -> Result<(), Refusal> {
         Ok(()) => Ok(()),
         Err(crate::sys::Errno::ROFS) => Err(Refusal::refused(format!(
             "{role} {} is on a read-only file system.",
-            path.display()
+            path.shown()
         ))
         .next("Remount it read-write, or run on one copy for now: --degraded")),
         Err(e) => Err(Refusal::from_io(
-            &format!("no permission to use {role} {}", path.display()),
+            &format!("no permission to use {role} {}", path.shown()),
             &e.into(),
         )
         .next("Mount as root, or as the owner of both directories.")),
@@ -142,9 +143,9 @@ fn nothing_below(config: &MountConfig, tree: &Path, mounts: &[Mount]) -> Result<
     };
     Err(Refusal::refused(format!(
         "{} ({}) is mounted below {}; a mirror is of one file system.",
-        other.target.display(),
+        other.target.shown(),
         other.fstype,
-        tree.display()
+        tree.shown()
     ))
     .next("Unmount it, or leave what is mounted below out of the mirror: --one-file-system")
     .id("MF-0044"))
@@ -165,8 +166,8 @@ fn ours_outside(config: &MountConfig, mountpoint: &Spot, mounts: &[Mount]) -> Re
         if spot.to(mountpoint) != Relation::Apart {
             return Err(waits(format!(
                 "{role} {} is inside MOUNTPOINT {}",
-                path.display(),
-                config.mountpoint.typed.display()
+                path.shown(),
+                config.mountpoint.typed.shown()
             )));
         }
     }

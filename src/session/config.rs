@@ -13,6 +13,7 @@ use super::mountpoint;
 use super::refusal::{Refusal, errno_text};
 pub use crate::journal::Intent;
 pub use crate::mirror::attach::MetadataLoss;
+use crate::mirror::failure::Shown;
 pub use crate::mirror::settle::OnReplicaError;
 use crate::sys::Errno;
 use crate::sys::mountinfo;
@@ -390,11 +391,10 @@ impl Place {
             .canonicalize()
             .map_err(|e| not_there(typed, role, &e))?;
         if !path.is_dir() {
-            return Err(Refusal::refused(format!(
-                "{role} {} is not a directory.",
-                typed.display()
-            ))
-            .next("mirrorfs mirrors directories: name the one that holds it."));
+            return Err(
+                Refusal::refused(format!("{role} {} is not a directory.", typed.shown()))
+                    .next("mirrorfs mirrors directories: name the one that holds it."),
+            );
         }
         Ok(Self {
             typed: typed.to_owned(),
@@ -428,7 +428,7 @@ impl Replica {
 }
 
 fn not_there(typed: &Path, role: &str, error: &std::io::Error) -> Refusal {
-    let path = typed.display();
+    let path = typed.shown();
     match error.kind() {
         std::io::ErrorKind::NotFound => Refusal::refused(format!("{role} {path} does not exist."))
             .next(format!("Is its disk mounted? To make it: mkdir {path}")),
@@ -508,7 +508,7 @@ fn one_replica(request: &MountRequest) -> Result<&Path, Refusal> {
 /// Absolute, with the part that exists resolved.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, Refusal> {
     let full = std::path::absolute(path)
-        .map_err(|e| Refusal::from_io(&format!("cannot resolve {}", path.display()), &e))?;
+        .map_err(|e| Refusal::from_io(&format!("cannot resolve {}", path.shown()), &e))?;
     let mut missing = Vec::new();
     let mut there = full.as_path();
     loop {

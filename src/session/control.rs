@@ -15,18 +15,20 @@ mod client;
 mod tests;
 pub(super) mod wire;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::net::sockopt::socket_peercred;
 
 use super::events::Streams;
 use super::refusal::Refusal;
 use crate::mirror::events::Events;
+use crate::mirror::failure::Shown;
 use crate::mirror::report::{DirtyList, Report};
 use crate::mirror::resync::{Progress, Summary};
 use crate::sys::files;
@@ -38,8 +40,11 @@ pub use wire::{Found, Verified, Verify};
 pub(super) const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A stream says something that often, if only that it is still there.
 pub(super) const STILL_THERE: Duration = Duration::from_secs(10);
-/// Conversations at one time; more are turned away by closing.
+/// Conversations at one time with those who may do everything; more are turned away by closing.
 const CONVERSATIONS_MAX: usize = 32;
+/// The same with everyone else together, and with one of them: nobody is kept out by a stranger.
+const STRANGERS_MAX: usize = 16;
+const STRANGER_MAX: usize = 4;
 /// Dirty objects in one answer.
 const DIRTY_MAX: usize = 10_000;
 
@@ -193,42 +198,79 @@ impl Drop for Server {
             return;
         }
         if let Err(e) = files::remove_socket(&self.path) {
-            tracing::debug!("the socket {} stays behind: {e}", self.path.display());
+            tracing::debug!("the socket {} stays behind: {e}", self.path.shown());
         }
     }
 }
 
 fn listen(listener: &UnixListener, handler: &Arc<dyn Handler>, streams: &Arc<Streams>) {
-    let talking = Arc::new(AtomicUsize::new(0));
+    let talks = Arc::new(Talks::default());
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             tracing::debug!("the control socket could not accept");
             continue;
         };
-        if talking.fetch_add(1, Ordering::AcqRel) >= CONVERSATIONS_MAX {
-            talking.fetch_sub(1, Ordering::AcqRel);
+        let Some(talk) = asker(&stream).ok().and_then(|uid| talks.begin(uid)) else {
             continue;
-        }
-        let (handler, counter) = (Arc::clone(handler), Arc::clone(&talking));
+        };
+        let handler = Arc::clone(handler);
         let streams = Arc::clone(streams);
         let thread = std::thread::Builder::new().name("control-1".into());
         let started = thread.spawn(move || {
+            let _talk = talk;
             if let Err(e) = converse(&stream, &*handler, &streams) {
                 tracing::debug!("a control conversation broke off: {e}");
             }
-            counter.fetch_sub(1, Ordering::AcqRel);
         });
-        if started.is_err() {
-            talking.fetch_sub(1, Ordering::AcqRel);
+        if let Err(e) = started {
+            tracing::debug!("a control conversation could not begin: {e}");
         }
     }
 }
 
+/// Who is being talked to.
+#[derive(Debug, Default)]
+struct Talks(Mutex<Vec<u32>>);
+
+/// One conversation, while it lasts.
+#[derive(Debug)]
+struct Talk {
+    talks: Arc<Talks>,
+    uid: u32,
+}
+
+impl Talks {
+    /// A conversation with `uid`, if there is room for one more of its kind.
+    fn begin(self: &Arc<Self>, uid: u32) -> Option<Talk> {
+        let mut all = self.0.lock();
+        let count = |of: &dyn Fn(u32) -> bool| all.iter().filter(|&&uid| of(uid)).count();
+        let room = if is_owner(uid) {
+            count(&is_owner) < CONVERSATIONS_MAX
+        } else {
+            count(&|other| !is_owner(other)) < STRANGERS_MAX
+                && count(&|other| other == uid) < STRANGER_MAX
+        };
+        room.then(|| {
+            all.push(uid);
+            Talk {
+                talks: Arc::clone(self),
+                uid,
+            }
+        })
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        let mut all = self.talks.0.lock();
+        let own = all.iter().position(|&uid| uid == self.uid);
+        own.map(|at| all.swap_remove(at));
+    }
+}
+
 fn converse(stream: &UnixStream, handler: &dyn Handler, streams: &Streams) -> io::Result<()> {
-    stream.set_read_timeout(Some(LINE_TIMEOUT))?;
     stream.set_write_timeout(Some(LINE_TIMEOUT))?;
-    let mut line = Vec::new();
-    BufReader::new(stream.take(REQUEST_MAX)).read_until(b'\n', &mut line)?;
+    let line = hear(stream, Instant::now() + LINE_TIMEOUT)?;
     let asked = Request::read(&line).and_then(|request| match request {
         Request::Status => Ok(request),
         other => allowed(stream).map(|()| other),
@@ -256,10 +298,40 @@ fn converse(stream: &UnixStream, handler: &dyn Handler, streams: &Streams) -> io
     say(stream, &answer)
 }
 
+/// The line of a request, or as much of it as came in time: who says a byte now and then is not
+/// waited for.
+fn hear(mut stream: &UnixStream, until: Instant) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut part = [0_u8; 4096];
+    while line.len() < REQUEST_MAX {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        let said = stream.read(&mut part)?;
+        let end = part[..said].iter().position(|&byte| byte == b'\n');
+        line.extend_from_slice(&part[..end.unwrap_or(said)]);
+        if said == 0 || end.is_some() {
+            break;
+        }
+    }
+    Ok(line)
+}
+
+/// The user at the other end.
+fn asker(stream: &UnixStream) -> io::Result<u32> {
+    Ok(socket_peercred(stream)?.uid.as_raw())
+}
+
+/// Root, and the user who mounted it.
+fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
 fn allowed(stream: &UnixStream) -> Result<(), Refusal> {
-    let peer = socket_peercred(stream)
-        .map_err(|e| Refusal::from_io("the caller is not known", &e.into()))?;
-    if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+    let uid = asker(stream).map_err(|e| Refusal::from_io("the caller is not known", &e))?;
+    if is_owner(uid) {
         return Ok(());
     }
     Err(

@@ -16,6 +16,7 @@ use super::control::Verify;
 use super::refusal::{Kind, Refusal};
 use super::verify::Comparison;
 use crate::mirror::attach::Attached;
+use crate::mirror::failure::Shown;
 use crate::mirror::resync::{Difference, How};
 use crate::mirror::state::ReplicaState;
 use crate::mirror::{Mirror, Verified};
@@ -61,7 +62,7 @@ pub(super) fn meanwhile(
     config: &MountConfig,
     stop: Arc<AtomicBool>,
 ) -> Result<(), Refusal> {
-    let mountpoint = config.mountpoint.typed.display().to_string();
+    let mountpoint = config.mountpoint.typed.shown();
     let bytes_per_second = config.bwlimit;
     let look = move || {
         while wait_for_both(&mirror, &stop) {

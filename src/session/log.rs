@@ -16,6 +16,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::config::{Log, MountConfig};
 use super::refusal::Refusal;
+use crate::mirror::failure::Shown;
 use crate::sys::{clock, files};
 
 /// LOG_DAEMON of syslog(3).
@@ -44,7 +45,7 @@ pub fn start(config: &MountConfig) -> Result<(), Refusal> {
     let sink = match &config.log {
         Log::File(path) => {
             let file = files::open_log(path).map_err(|e| {
-                Refusal::from_io(&format!("cannot write the log {}", path.display()), &e)
+                Refusal::from_io(&format!("cannot write the log {}", path.shown()), &e)
                     .next("Name another file, or --log=syslog.")
             })?;
             Sink::File(Mutex::new(file))

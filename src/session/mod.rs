@@ -9,6 +9,7 @@ mod assemble;
 pub mod background;
 mod check;
 pub mod config;
+pub mod confine;
 pub mod control;
 mod events;
 mod first_look;

@@ -24,6 +24,7 @@ use super::config::{Atime, MountConfig};
 use super::control::Client;
 use super::fusermount;
 use super::refusal::{Refusal, errno_text};
+use crate::mirror::failure::Shown;
 use crate::sys::Errno;
 use crate::sys::mountinfo::{self, Mount};
 
@@ -401,7 +402,7 @@ pub(super) fn clear_dead(typed: &Path) -> Result<Vec<String>, Refusal> {
         let Some(mount) = found.filter(Mount::is_mirror) else {
             return Ok(notes);
         };
-        let place = mount.target.display();
+        let place = mount.target.shown();
         match is_dead(&mount) {
             Some(true) => {
                 unmount_corpse(&mount.target).map_err(|mut e| {

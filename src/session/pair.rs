@@ -10,6 +10,7 @@ use super::check;
 use super::mountpoint::{find, is_dead};
 use super::place::Spot;
 use super::refusal::{Refusal, errno_text};
+use crate::mirror::failure::Shown;
 use crate::sys::{Errno, mountinfo};
 
 /// The root of a copy.
@@ -17,10 +18,10 @@ use crate::sys::{Errno, mountinfo};
 /// # Errors
 /// It is not there, or not to be opened; or it is a mirror's mount, and not one of its copies.
 pub fn root(typed: &Path) -> Result<OwnedFd, Refusal> {
-    let shown = typed.display();
+    let shown = typed.shown();
     let found = find(typed).map_err(|e| Refusal::from_io("cannot read mountinfo", &e))?;
     if let Some(mount) = found.filter(mountinfo::Mount::is_mirror) {
-        let place = mount.target.display();
+        let place = mount.target.shown();
         let no = if is_dead(&mount) == Some(true) {
             Refusal::refused(format!("{shown} is a dead mirrorfs mount, not a copy."))
         } else {
@@ -77,11 +78,11 @@ pub fn roots(primary: &Path, replica: &Path) -> Result<(OwnedFd, OwnedFd), Refus
     let roots = (root(primary)?, root(replica)?);
     let mounts = mountinfo::read().map_err(|e| Refusal::from_io("cannot read mountinfo", &e))?;
     let spot = |typed: &Path| {
-        let gone = |e: std::io::Error| Refusal::from_io(&typed.display().to_string(), &e);
+        let gone = |e: std::io::Error| Refusal::from_io(&typed.shown(), &e);
         let path = typed.canonicalize().map_err(gone)?;
         Spot::of(&path, &mounts).map_err(|errno| gone(errno.into()))
     };
-    let (name, shown) = (replica.display(), primary.display());
+    let (name, shown) = (replica.shown(), primary.shown());
     check::copies(
         &spot(replica)?,
         &spot(primary)?,

@@ -10,13 +10,14 @@ use std::time::Duration;
 use super::EXIT_INTERRUPTED;
 use super::config::{Cache, Io, MountConfig};
 use super::control::{Controlled, Handler, Server};
-use super::limits;
 use super::mountpoint::{Mounted, Prepared, Unmount};
 use super::notify::notify;
 use super::refusal::{Kind, Refusal};
 use super::signals::{Signals, Wish};
 use super::transport::Transport;
+use super::{confine, limits};
 use crate::fs::MirrorFs;
+use crate::mirror::failure::Shown;
 use crate::mirror::report::Report;
 use crate::sys::files;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -92,6 +93,9 @@ pub(super) fn serve(
         limits::collect_freely(mounted.device);
     }
     limits::read_ahead(mounted.device);
+    if config.privileged {
+        confine::forbid_calls();
+    }
     let live = Arc::new(Live {
         control,
         mounted,
@@ -122,7 +126,7 @@ pub(super) fn serve(
         events.close();
     }
     drop(server);
-    let place = config.mountpoint.path.display();
+    let place = config.mountpoint.path.shown();
     match (ended, finished) {
         (Ok(()), Ok(())) => {
             tracing::info!("unmounted {place}");
@@ -146,12 +150,12 @@ fn announce(config: &MountConfig, report: &Report) {
     let replicas: Vec<_> = report
         .replicas
         .iter()
-        .map(|r| format!("replica {} {}", r.path, r.state))
+        .map(|r| format!("replica {} {}", r.path.shown(), r.state))
         .collect();
     tracing::info!(
         "mounted {} at {}, {}, epoch {}",
-        config.primary.typed.display(),
-        config.mountpoint.path.display(),
+        config.primary.typed.shown(),
+        config.mountpoint.path.shown(),
         replicas.join(", "),
         report.epoch
     );
@@ -237,12 +241,13 @@ fn listen_to_signals(signals: &Signals, live: &Arc<Live>, socket: Option<PathBuf
 
 /// Status for the log.
 fn one_line(report: &Report) -> String {
-    let mut text = format!("status: {} {}", report.mirror, report.state.word());
+    let mut text = format!("status: {} {}", report.mirror.shown(), report.state.word());
     for replica in &report.replicas {
         let lag = replica.lag_bytes;
         text += &format!(
             ", replica {} {}, lag {lag} bytes",
-            replica.path, replica.state
+            replica.path.shown(),
+            replica.state
         );
     }
     text + &format!(", epoch {}", report.epoch)

@@ -6,6 +6,7 @@
 
 pub mod at;
 pub mod clock;
+pub mod confine;
 pub mod creds;
 pub mod files;
 pub mod localtime;

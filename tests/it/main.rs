@@ -15,6 +15,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "test data is small")]
 
 mod asynchronous;
+mod attack;
 mod bench;
 mod churn;
 mod cli;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::journal::Journal;
-use crate::mirror::failure::{Copy, Failure, Named, show_path};
+use crate::mirror::failure::{Copy, Failure, Named, Shown, show_path};
 use crate::mirror::intent::whole_tree;
 use crate::mirror::resync::progress::{Phase, Progress, grouped};
 use crate::mirror::resync::{self, How, Lacks, Summary};
@@ -726,7 +726,7 @@ impl Attempt<'_> {
 
     fn log_failed(&self, errno: Errno) -> Refusal {
         let dir = self.options.log.as_ref().map(|keeping| &keeping.state_dir);
-        let dir = dir.map_or_else(String::new, |dir| format!(" in {}", dir.display()));
+        let dir = dir.map_or_else(String::new, |dir| format!(" in {}", dir.shown()));
         let why = format!(
             "the write-intent log cannot be kept{dir}: {}.",
             Named(errno)

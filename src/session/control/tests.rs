@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //! The protocol over a pair of sockets, with a mirror that only counts what is asked of it.
 
-use std::io::Write;
-use std::sync::atomic::AtomicU64;
+use std::io::{BufReader, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::wire::{PROTOCOL, hear};
 use super::*;

@@ -20,7 +20,7 @@ use crate::session::refusal::Refusal;
 /// What this version speaks.
 pub(in crate::session) const PROTOCOL: u64 = 2;
 /// No request is longer.
-pub(super) const REQUEST_MAX: u64 = 64 * 1024;
+pub(super) const REQUEST_MAX: usize = 64 * 1024;
 /// No answer is longer: a report, or ten thousand dirty objects with long names.
 const ANSWER_MAX: u64 = 64 << 20;
 /// The field that holds the protocol's number.
