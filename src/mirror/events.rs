@@ -71,16 +71,18 @@ impl Change {
     /// The line of the log: it says what the id is about, so that the log alone tells the history.
     fn log(&self) {
         let id = self.id.as_str();
+        let replica = self.replica.shown();
+        let (from, to) = (self.from.word(), self.to.word());
         match self.to {
             ReplicaState::Failed
             | ReplicaState::Missing
             | ReplicaState::Inconsistent
-            | ReplicaState::Diverged => tracing::error!(id, "{self}"),
+            | ReplicaState::Diverged => tracing::error!(id, replica, from, to, "{self}"),
             ReplicaState::Behind | ReplicaState::Paused | ReplicaState::Unverified => {
-                tracing::warn!(id, "{self}");
+                tracing::warn!(id, replica, from, to, "{self}");
             }
             ReplicaState::InSync | ReplicaState::Seeding | ReplicaState::Resyncing => {
-                tracing::info!(id, "{self}");
+                tracing::info!(id, replica, from, to, "{self}");
             }
         }
     }

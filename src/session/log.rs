@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
-//! Where `tracing` goes: standard error (with `<N>` for the journal), syslog, or a file.
+//! Where `tracing` goes: the journal, standard error (with `<N>` where a journal reads it), syslog, or
+//! a file.
 //!
 //! One line per event: `mirrorfs[812]: replica /backup/data failed: ... [MF-0003]`. A field `id`
-//! becomes the bracket, other fields follow the message as `name=value`.
+//! becomes the bracket, what the message says in words anyway ([`TOLD`]) is left out, other fields
+//! follow the message as `name=value`. The journal gets every field by itself as well, as
+//! `MIRRORFS_NAME=value` (systemd's "Native Journal Protocol").
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -20,7 +23,12 @@ use crate::mirror::failure::Shown;
 use crate::sys::{clock, files};
 
 /// LOG_DAEMON of syslog(3).
-const FACILITY: u8 = 3 << 3;
+const FACILITY: u8 = 3;
+/// Where the journal takes entries with fields, and where it takes what a service writes.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+const JOURNAL_STDOUT: &[u8] = b"/run/systemd/journal/stdout";
+/// Fields of a change of state, whose message says them.
+const TOLD: [&str; 3] = ["replica", "from", "to"];
 
 enum Sink {
     Stderr {
@@ -29,6 +37,8 @@ enum Sink {
     /// A background daemon without a syslog: only what went wrong, while the terminal is there.
     Complaints,
     Syslog(UnixDatagram),
+    /// The journal, and which mirror this is.
+    Journal(UnixDatagram, String),
     File(Mutex<File>),
 }
 
@@ -50,8 +60,14 @@ pub fn start(config: &MountConfig) -> Result<(), Refusal> {
             })?;
             Sink::File(Mutex::new(file))
         }
-        Log::Syslog => syslog().map_or(Sink::Complaints, Sink::Syslog),
-        Log::Auto | Log::Stderr => stderr(),
+        Log::Syslog => {
+            let syslog = || datagrams("/dev/log").map_or(Sink::Complaints, Sink::Syslog);
+            journal(config).unwrap_or_else(syslog)
+        }
+        Log::Auto | Log::Stderr => {
+            let journal = is_read_by_the_journal().then(|| journal(config)).flatten();
+            journal.unwrap_or_else(stderr)
+        }
     };
     let level = config.log_level;
     let subscriber = tracing_subscriber::registry().with(Lines { sink, level });
@@ -77,11 +93,27 @@ fn is_journal(named: &str, device: u64, inode: u64) -> bool {
     numbers == Some((device, inode))
 }
 
-fn syslog() -> Option<UnixDatagram> {
+fn journal(config: &MountConfig) -> Option<Sink> {
+    let mirror = config.mountpoint.path.shown();
+    Some(Sink::Journal(datagrams(JOURNAL)?, mirror))
+}
+
+/// Whether what we write to stderr goes to the journal itself, and not only to something that
+/// `$JOURNAL_STREAM` names.
+fn is_read_by_the_journal() -> bool {
+    let Ok(Some(peer)) = rustix::net::getpeername(std::io::stderr()) else {
+        return false;
+    };
+    let peer = rustix::net::SocketAddrUnix::try_from(peer);
+    peer.is_ok_and(|peer| peer.path_bytes() == Some(JOURNAL_STDOUT))
+}
+
+/// A socket for those who listen at `path`. Asked once whether anyone does; each entry is sent by path,
+/// so one who was restarted is found.
+fn datagrams(path: &str) -> Option<UnixDatagram> {
     let socket = UnixDatagram::unbound().ok()?;
-    // Asked once whether anyone listens; each line is sent by path, so a restarted syslog is found.
-    std::path::Path::new("/dev/log").exists().then_some(())?;
-    // A syslog that is stuck must not stop the mirror: the line is lost instead.
+    std::path::Path::new(path).exists().then_some(())?;
+    // One who is stuck must not stop the mirror: the line is lost instead.
     socket.set_nonblocking(true).ok()?;
     Some(socket)
 }
@@ -97,9 +129,15 @@ fn severity(level: Level) -> u8 {
 }
 
 impl Sink {
-    fn write(&self, level: Level, text: &str) {
+    fn write(&self, level: Level, line: Line) {
         let pid = std::process::id();
         let severity = severity(level);
+        if let Self::Journal(socket, mirror) = self {
+            let entry = line.entry(severity, mirror);
+            drop(socket.send_to(entry.as_bytes(), JOURNAL));
+            return;
+        }
+        let text = line.finish();
         // A log that cannot be written has nobody to tell: every result below is dropped.
         match self {
             Self::Stderr { prefix: true } => {
@@ -111,9 +149,10 @@ impl Sink {
             Self::Complaints if level > Level::WARN => {}
             Self::Complaints => drop(writeln!(std::io::stderr(), "mirrorfs: {text}")),
             Self::Syslog(socket) => {
-                let line = format!("<{}>mirrorfs[{pid}]: {text}", FACILITY | severity);
+                let line = format!("<{}>mirrorfs[{pid}]: {text}", FACILITY << 3 | severity);
                 drop(socket.send_to(line.as_bytes(), "/dev/log"));
             }
+            Self::Journal(..) => {}
             Self::File(file) => {
                 let time = clock::rfc3339(clock::now().tv_sec);
                 let line = format!("{time} mirrorfs[{pid}]: {text}\n");
@@ -131,7 +170,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
-        self.sink.write(*event.metadata().level(), &line.finish());
+        self.sink.write(*event.metadata().level(), line);
     }
 }
 
@@ -139,25 +178,47 @@ impl<S: Subscriber> Layer<S> for Lines {
 #[derive(Default)]
 struct Line {
     message: String,
-    fields: String,
     id: Option<String>,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Line {
-    fn finish(self) -> String {
+    fn finish(&self) -> String {
+        let mut text = self.message.clone();
+        for (name, value) in &self.fields {
+            if !TOLD.contains(name) {
+                _ = write!(text, " {name}={value}");
+            }
+        }
         // One event is one line, whatever names are in it.
-        let mut text = (self.message + &self.fields).replace('\n', " ");
-        if let Some(id) = self.id {
+        let mut text = text.replace('\n', " ");
+        if let Some(id) = &self.id {
             _ = write!(text, " [{id}]");
         }
         text
+    }
+
+    /// The same as an entry of the journal.
+    fn entry(&self, severity: u8, mirror: &str) -> String {
+        let pid = std::process::id();
+        let mut entry = format!(
+            "MESSAGE={}\nPRIORITY={severity}\nSYSLOG_FACILITY={FACILITY}\nSYSLOG_IDENTIFIER=mirrorfs\n\
+             SYSLOG_PID={pid}\nMIRRORFS_MIRROR={mirror}\n",
+            self.finish()
+        );
+        let id = self.id.iter().map(|id| ("id", id));
+        for (name, value) in id.chain(self.fields.iter().map(|(name, value)| (*name, value))) {
+            let name = name.to_ascii_uppercase().replace('.', "_");
+            _ = writeln!(entry, "MIRRORFS_{name}={}", value.replace('\n', " "));
+        }
+        entry
     }
 
     fn take(&mut self, field: &Field, value: String) {
         match field.name() {
             "message" => self.message = value,
             "id" => self.id = Some(value),
-            name => _ = write!(self.fields, " {name}={value}"),
+            name => self.fields.push((name, value)),
         }
     }
 }
@@ -208,5 +269,33 @@ mod tests {
             tracing::error!(id = "MF-0003", epoch = 8, "replica {} failed", "/b\nc");
         });
         assert_eq!(*kept.lock(), ["replica /b c failed epoch=8 [MF-0003]"]);
+    }
+
+    #[test]
+    fn the_journal_gets_fields() {
+        let line = Line {
+            message: "replica /b\nMESSAGE=forged failed".to_owned(),
+            id: Some("MF-0003".to_owned()),
+            fields: vec![
+                ("replica", "/b\nPRIORITY=7".to_owned()),
+                ("epoch", "8".to_owned()),
+            ],
+        };
+        let entry = line.entry(3, "/data");
+        let pid = std::process::id();
+        assert_eq!(
+            entry.lines().collect::<Vec<_>>(),
+            [
+                "MESSAGE=replica /b MESSAGE=forged failed epoch=8 [MF-0003]",
+                "PRIORITY=3",
+                "SYSLOG_FACILITY=3",
+                "SYSLOG_IDENTIFIER=mirrorfs",
+                &format!("SYSLOG_PID={pid}"),
+                "MIRRORFS_MIRROR=/data",
+                "MIRRORFS_ID=MF-0003",
+                "MIRRORFS_REPLICA=/b PRIORITY=7",
+                "MIRRORFS_EPOCH=8",
+            ]
+        );
     }
 }

@@ -22,6 +22,15 @@ pub(crate) fn own_fs_state() {
     assert_eq!(done, 0, "unshare(CLONE_FS)");
 }
 
+/// Gives the calling thread a mount namespace of its own, from which nothing comes out.
+pub(crate) fn own_mounts() {
+    // SAFETY: CLONE_NEWNS separates what is mounted, for this thread; no memory is involved.
+    let done = unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) };
+    assert_eq!(done, 0, "unshare(CLONE_NEWNS)");
+    use rustix::mount::{MountPropagationFlags as Flags, mount_change};
+    mount_change("/", Flags::PRIVATE | Flags::REC).expect("private");
+}
+
 /// Length of what the mapping covers, and where it is.
 #[derive(Debug)]
 pub(crate) struct Map {
