@@ -15,12 +15,12 @@ mod client;
 mod tests;
 pub(super) mod wire;
 
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::net::sockopt::socket_peercred;
@@ -33,7 +33,7 @@ use crate::mirror::report::{DirtyList, Report};
 use crate::mirror::resync::{Progress, Summary};
 use crate::sys::files;
 pub use client::{Asked, Changes, Client, Heard, Verifying};
-use wire::{Answer, REQUEST_MAX, Request, say};
+use wire::{Answer, Line, Lines, REQUEST_MAX, Request, say};
 pub use wire::{Found, Verified, Verify};
 
 /// How long either side may take to say its line.
@@ -270,7 +270,8 @@ impl Drop for Talk {
 
 fn converse(stream: &UnixStream, handler: &dyn Handler, streams: &Streams) -> io::Result<()> {
     stream.set_write_timeout(Some(LINE_TIMEOUT))?;
-    let line = hear(stream, Instant::now() + LINE_TIMEOUT)?;
+    let (Line::Whole(line) | Line::Broken(line)) =
+        Lines::of(stream).next(REQUEST_MAX, LINE_TIMEOUT)?;
     let asked = Request::read(&line).and_then(|request| match request {
         Request::Status => Ok(request),
         other => allowed(stream).map(|()| other),
@@ -296,27 +297,6 @@ fn converse(stream: &UnixStream, handler: &dyn Handler, streams: &Streams) -> io
     };
     let answer = answered.unwrap_or_else(|refusal| Answer::Refused { refusal });
     say(stream, &answer)
-}
-
-/// The line of a request, or as much of it as came in time: who says a byte now and then is not
-/// waited for.
-fn hear(mut stream: &UnixStream, until: Instant) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let mut part = [0_u8; 4096];
-    while line.len() < REQUEST_MAX {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        let said = stream.read(&mut part)?;
-        let end = part[..said].iter().position(|&byte| byte == b'\n');
-        line.extend_from_slice(&part[..end.unwrap_or(said)]);
-        if said == 0 || end.is_some() {
-            break;
-        }
-    }
-    Ok(line)
 }
 
 /// The user at the other end.

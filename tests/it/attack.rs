@@ -17,9 +17,9 @@ use rustix::fs::{CWD, RenameFlags, XattrFlags};
 
 use crate::support::compare::{Ignore, differences, report};
 use crate::support::ground::{errno, parity};
-use crate::support::mount::{TestMount, alive};
+use crate::support::mount::{TestMount, Wish, alive};
 use crate::support::run::{MIRRORFS, mirrorfs, run};
-use crate::support::user::{self, ALICE, BOB};
+use crate::support::user::{self, ALICE, BOB, NOBODY};
 use crate::support::wait_until;
 use crate::{need_product, need_programs, need_root};
 
@@ -290,6 +290,85 @@ fn a_stranger_on_the_control_socket() {
     });
     mount.finish();
     drop(kept);
+}
+
+/// A user's daemon is the user's: root, who asks how it is, is told lies at most.
+#[test]
+fn a_hostile_daemon_only_lies() {
+    need_root!();
+    need_product!();
+    need_programs!("fusermount3", "setpriv", "script");
+    crate::need_fuse_for_users!();
+    let mut mount = Wish::default().user(NOBODY).prepare();
+    mount.try_mount(&[]).ok();
+    let device = std::fs::metadata(mount.dir()).expect("metadata").dev();
+    let place = mount.mountpoint.clone();
+    let device = user::with(NOBODY, || {
+        std::fs::metadata(&place).map_or(device, |m| m.dev())
+    });
+    let name = format!(
+        "{}-{}.sock",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let socket = [
+        format!("/run/user/{}/mirrorfs", NOBODY.uid),
+        format!("/tmp/mirrorfs-{}", NOBODY.uid),
+    ]
+    .map(|dir| PathBuf::from(dir).join(&name))
+    .into_iter()
+    .find(|path| path.exists())
+    .expect("its control socket");
+    let report = says(&socket, b"{\"request\":\"status\",\"protocol\":1}\n");
+    let evil = "\\u001b]0;owned\\u0007\\u009b31m\\nstate: in-sync";
+    let evil = report
+        .replace(mount.mountpoint.to_str().expect("text"), evil)
+        .replace(mount.replica.to_str().expect("text"), evil);
+    assert_ne!(report, evil);
+    let endless = vec![b'['; 1 << 20];
+    let lies: [(&str, Vec<u8>); 5] = [
+        ("nothing", Vec::new()),
+        ("garbage", b"\xff\xfe{}\n".to_vec()),
+        ("deep", [&endless[..], b"\n"].concat()),
+        ("another answer", b"{\"answer\":\"done\"}\n".to_vec()),
+        ("evil", evil.into_bytes()),
+    ];
+    let aside = socket.with_extension("aside");
+    std::fs::rename(&socket, &aside).expect("rename");
+    for (what, lie) in lies {
+        let listener = user::with(NOBODY, || std::os::unix::net::UnixListener::bind(&socket));
+        let listener = listener.expect("bind");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for stream in listener.incoming() {
+                    if over.load(std::sync::atomic::Ordering::Acquire) {
+                        break;
+                    }
+                    let mut stream = stream.expect("accept");
+                    // It may have hung up already.
+                    _ = stream.write_all(&lie).is_ok();
+                }
+            });
+            for verb in ["status", "pause", "sync", "verify"] {
+                let line = format!("{MIRRORFS} {verb} {}", mount.mountpoint.display());
+                let ran = run(Command::new("script")
+                    .arg("-qec")
+                    .arg(line)
+                    .arg("/dev/null"));
+                let shown = ran.out.escape_debug().to_string();
+                assert!(ran.code.is_some_and(|code| code < 100), "{what}: {ran}");
+                assert!(!ran.out.contains("\x1b]0;"), "{what}: {shown}");
+                assert!(!ran.out.contains("\u{9b}31m"), "{what}: {shown}");
+                assert!(!ran.out.contains("\nstate: in-sync"), "{what}: {shown}");
+            }
+            over.store(true, std::sync::atomic::Ordering::Release);
+            drop(UnixStream::connect(&socket).expect("connect"));
+        });
+        std::fs::remove_file(&socket).expect("remove");
+    }
+    std::fs::rename(&aside, &socket).expect("rename");
+    mount.finish();
 }
 
 /// Names are anyone's to choose; what is printed of them does not steer a terminal or forge a line.

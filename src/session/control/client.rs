@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 //! The asking end.
 
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::wire::{Answer, Found, Request, Verified, Verify, hear, say};
+use super::wire::{Answer, Found, Lines, Request, Verified, Verify, say};
 use super::{LINE_TIMEOUT, STILL_THERE, directories, name};
 use crate::mirror::events::Change;
 use crate::mirror::report::{DirtyList, Report};
@@ -17,6 +18,9 @@ use crate::session::refusal::Refusal;
 use crate::sys::files;
 use crate::sys::mountinfo::Mount;
 
+/// A stream that is alive says something that soon.
+const ALIVE: Duration = STILL_THERE.saturating_add(LINE_TIMEOUT);
+
 /// A connection to a daemon.
 #[derive(Debug)]
 pub struct Client {
@@ -24,7 +28,7 @@ pub struct Client {
     pid: Option<rustix::process::Pid>,
 }
 
-/// Outside: it does not answer (a timeout is `WouldBlock`); inside: it says no.
+/// Outside: it does not answer (`TimedOut`, or `WouldBlock` where many wait); inside: it says no.
 pub type Asked<T> = io::Result<Result<T, Refusal>>;
 
 impl Client {
@@ -50,7 +54,7 @@ impl Client {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let path = directory.join(name((mount.major, mount.minor)));
-        let stream = UnixStream::connect(path)?;
+        let stream = reach(&path)?;
         let peer = socket_peercred(&stream)?;
         if peer.uid.as_raw() != owner && !peer.uid.is_root() {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -137,8 +141,8 @@ impl Client {
     /// See [`Asked`].
     pub fn listen(self) -> Asked<Changes> {
         self.begin(&Request::Events)?;
-        let mut lines = BufReader::new(self.stream);
-        match hear(&mut lines)? {
+        let mut lines = Lines::of(self.stream);
+        match lines.answer(ALIVE)? {
             Answer::Listening => Ok(Ok(Changes { lines })),
             other => refused(other),
         }
@@ -151,9 +155,9 @@ impl Client {
     /// See [`Asked`]; `Interrupted` when `told` did not want to hear more.
     pub fn verify(self, how: Verify, told: &mut dyn FnMut(Verifying) -> bool) -> Asked<Verified> {
         self.begin(&Request::Verify { how })?;
-        let mut lines = BufReader::new(self.stream);
+        let mut lines = Lines::of(self.stream);
         loop {
-            let say = match hear(&mut lines)? {
+            let say = match lines.answer(ALIVE)? {
                 Answer::Progress { files, bytes } => Verifying::Progress(Progress {
                     files,
                     bytes,
@@ -171,17 +175,23 @@ impl Client {
 
     fn ask(self, request: &Request, timeout: Duration) -> io::Result<Answer> {
         self.begin(request)?;
-        self.stream.set_read_timeout(Some(timeout))?;
-        hear(&mut BufReader::new(&self.stream))
+        Lines::of(&self.stream).answer(timeout)
     }
 
-    /// Says what is wanted; every line that follows must come while the other side is alive.
+    /// Says what is wanted.
     fn begin(&self, request: &Request) -> io::Result<()> {
         self.stream.set_write_timeout(Some(LINE_TIMEOUT))?;
-        self.stream
-            .set_read_timeout(Some(STILL_THERE + LINE_TIMEOUT))?;
         say(&self.stream, &request.line()?)
     }
+}
+
+/// Connects, and does not wait longer than for a line where the daemon takes no more conversations.
+fn reach(path: &Path) -> io::Result<UnixStream> {
+    let kind = SocketType::STREAM;
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(LINE_TIMEOUT))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// What is heard while the copies are compared.
@@ -207,17 +217,17 @@ pub enum Heard {
 /// The changes of state of one mirror.
 #[derive(Debug)]
 pub struct Changes {
-    lines: BufReader<UnixStream>,
+    lines: Lines<UnixStream>,
 }
 
 impl Changes {
     /// Waits for the next one.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the daemon is gone, `WouldBlock` when it says nothing any more.
+    /// `UnexpectedEof` when the daemon is gone, `TimedOut` when it says nothing any more.
     pub fn hear(&mut self) -> io::Result<Heard> {
         loop {
-            return Ok(match hear(&mut self.lines)? {
+            return Ok(match self.lines.answer(ALIVE)? {
                 Answer::Alive => continue,
                 Answer::Change { change } => Heard::Change(change),
                 Answer::Lost { count } => Heard::Lost(count),

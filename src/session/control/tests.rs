@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //! The protocol over a pair of sockets, with a mirror that only counts what is asked of it.
 
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::wire::{PROTOCOL, hear};
+use super::wire::PROTOCOL;
 use super::*;
 use crate::mirror::events::Change;
 use crate::mirror::report::{Dirty, Primary, Syncs};
@@ -196,7 +196,7 @@ fn raw(line: &[u8]) -> Answer {
     let talk = std::thread::spawn(move || converse(&theirs, &*fake().0, &Streams::default()));
     ours.write_all(line).expect("write");
     ours.shutdown(std::net::Shutdown::Write).expect("shutdown");
-    let answer = hear(&mut BufReader::new(ours)).expect("an answer");
+    let answer = Lines::of(ours).answer(LINE_TIMEOUT).expect("an answer");
     talk.join().expect("join").expect("talk");
     answer
 }
@@ -290,6 +290,29 @@ fn versions_understand_each_other() {
         line.to_string(),
         r#"{"protocol":2,"quick":true,"repair":false,"request":"verify"}"#
     );
+}
+
+/// A line comes as a whole within its time, whatever the other side does with it.
+#[test]
+fn lines_have_a_length_and_a_time() {
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut lines = Lines::of(theirs);
+    let mut next = |most, patience| match lines.next(most, patience) {
+        Ok(Line::Whole(line)) => Ok(line),
+        Ok(Line::Broken(line)) => Err((line, None)),
+        Err(e) => Err((Vec::new(), Some(e.kind()))),
+    };
+    ours.write_all(b"one\n\ntwo").expect("write");
+    assert_eq!(next(9, LINE_TIMEOUT), Ok(b"one".to_vec()));
+    assert_eq!(next(9, LINE_TIMEOUT), Ok(Vec::new()));
+    let late = Some(io::ErrorKind::TimedOut);
+    assert_eq!(next(9, Duration::from_millis(1)), Err((Vec::new(), late)));
+    // What came is not lost by that.
+    ours.write_all(b"\n0123456789").expect("write");
+    assert_eq!(next(9, LINE_TIMEOUT), Ok(b"two".to_vec()));
+    assert_eq!(next(9, LINE_TIMEOUT), Err((b"0123456789".to_vec(), None)));
+    drop(ours);
+    assert_eq!(next(9, LINE_TIMEOUT), Err((Vec::new(), None)));
 }
 
 /// A listener hears of changes, of what it missed, and of the end.

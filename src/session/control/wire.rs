@@ -6,8 +6,10 @@
 //! words, rather than leave out a part of it; so does a daemon of the first protocol, which knows
 //! neither the number nor the request. Fields are only ever added, each with a default.
 
-use std::io::{self, BufRead, Read, Write};
+use std::borrow::Borrow;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,7 +24,7 @@ pub(in crate::session) const PROTOCOL: u64 = 2;
 /// No request is longer.
 pub(super) const REQUEST_MAX: usize = 64 * 1024;
 /// No answer is longer: a report, or ten thousand dirty objects with long names.
-const ANSWER_MAX: u64 = 64 << 20;
+const ANSWER_MAX: usize = 64 << 20;
 /// The field that holds the protocol's number.
 const FIELD: &str = "protocol";
 
@@ -204,15 +206,77 @@ pub(in crate::session) fn say<T: Serialize>(
     stream.write_all(&line)
 }
 
-/// Hears one answer.
-///
-/// # Errors
-/// `UnexpectedEof` when there is none any more; `InvalidData` when it makes no sense.
-pub(super) fn hear(from: &mut impl BufRead) -> io::Result<Answer> {
-    let mut line = Vec::new();
-    from.take(ANSWER_MAX).read_until(b'\n', &mut line)?;
-    if line.last() != Some(&b'\n') {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+/// What the other side says, line by line. It may be anybody's program: a line has a greatest length
+/// and must come as a whole within its time, however it trickles.
+#[derive(Debug)]
+pub(super) struct Lines<S> {
+    stream: S,
+    /// What came after the last line.
+    ahead: Vec<u8>,
+}
+
+impl<S: Borrow<UnixStream>> Lines<S> {
+    pub(super) fn of(stream: S) -> Self {
+        Self {
+            stream,
+            ahead: Vec::new(),
+        }
     }
-    Ok(serde_json::from_slice(&line)?)
+
+    /// The next line without its end, or what came before the other side hung up or the line
+    /// became longer than `most` bytes.
+    ///
+    /// # Errors
+    /// `TimedOut`.
+    pub(super) fn next(&mut self, most: usize, patience: Duration) -> io::Result<Line> {
+        let until = Instant::now() + patience;
+        let mut part = vec![0_u8; 16 << 10];
+        let mut searched = 0;
+        loop {
+            let end = self.ahead[searched..].iter().position(|&b| b == b'\n');
+            if let Some(end) = end.map(|end| searched + end) {
+                let rest = self.ahead.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.ahead, rest);
+                line.truncate(end);
+                return Ok(Line::Whole(line));
+            }
+            searched = self.ahead.len();
+            if searched > most {
+                return Ok(Line::Broken(std::mem::take(&mut self.ahead)));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let mut stream: &UnixStream = self.stream.borrow();
+            stream.set_read_timeout(Some(left))?;
+            match stream.read(&mut part) {
+                Ok(0) => return Ok(Line::Broken(std::mem::take(&mut self.ahead))),
+                Ok(length) => self.ahead.extend_from_slice(&part[..length]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The next answer.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when there is none any more; `TimedOut`; `InvalidData` when it makes no sense.
+    pub(super) fn answer(&mut self, patience: Duration) -> io::Result<Answer> {
+        match self.next(ANSWER_MAX, patience)? {
+            Line::Whole(line) => Ok(serde_json::from_slice(&line)?),
+            Line::Broken(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+/// What [`Lines::next`] got.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Its beginning: nothing follows.
+    Broken(Vec<u8>),
 }
