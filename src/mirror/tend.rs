@@ -400,7 +400,9 @@ impl Mirror {
         self.tending.moved.notify_all();
         let health = self.health();
         let mut change = Change::now(&self.tending.replica_path, before, now);
-        if let Some(degraded) = health.degraded.filter(|_| self.lane.way().is_none()) {
+        let over = |id| id == Id::Paused && now != ReplicaState::Paused;
+        let why = health.degraded.filter(|why| !over(why.id));
+        if let Some(degraded) = why.filter(|_| self.lane.way().is_none()) {
             change.id = degraded.id.to_string();
             change.errno = degraded.fault.errno.and_then(errno_name).map(str::to_owned);
             change.epoch = health.epoch_before.map(|_| health.epoch);
@@ -619,7 +621,8 @@ impl Mirror {
             (Some(_), _) if health.seeding => ReplicaState::Seeding,
             (Some(_), _) => ReplicaState::Resyncing,
             (None, _) if paused => ReplicaState::Paused,
-            (None, Some(Id::PulledAhead)) => ReplicaState::Behind,
+            // Resumed, and about to be taken in.
+            (None, Some(Id::PulledAhead | Id::Paused)) => ReplicaState::Behind,
             (None, Some(Id::ReplicaFailed | Id::LogLost)) => ReplicaState::Failed,
             (None, _) => ReplicaState::Missing,
         }

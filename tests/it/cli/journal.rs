@@ -118,11 +118,11 @@ fn the_journal_is_told_in_fields() {
                 ("MIRRORFS_MIRROR", &mirror),
             ];
             assert!(found(&mounted, &words), "{mounted:?}");
-            let pause = Command::new(MIRRORFS)
-                .arg("pause")
-                .arg(&mountpoint)
-                .status();
-            assert!(pause.expect("pause").success());
+            let tell = |verb: &str| {
+                let status = Command::new(MIRRORFS).arg(verb).arg(&mountpoint).status();
+                assert!(status.expect(verb).success());
+            };
+            tell("pause");
             let paused = entry(&socket);
             let replica = scene.at("replica").display().to_string();
             let words = [
@@ -134,6 +134,20 @@ fn the_journal_is_told_in_fields() {
             ];
             assert!(found(&paused, &words), "{paused:?}");
             assert!(!paused["MESSAGE"].contains("from="), "{paused:?}");
+            tell("resume");
+            let mut states = vec!["paused".to_owned()];
+            while states.last().is_some_and(|state| state != "in-sync") {
+                let change = entry(&socket);
+                assert_eq!(states.last(), change.get("MIRRORFS_FROM"), "{change:?}");
+                states.push(change["MIRRORFS_TO"].clone());
+            }
+            // It is never said to be missing or to have failed: nothing was wrong with it.
+            assert_eq!(states[..2], ["paused", "behind"], "{states:?}");
+            let known = ["paused", "behind", "resyncing", "in-sync"];
+            assert!(
+                states.iter().all(|state| known.contains(&&**state)),
+                "{states:?}"
+            );
             kill_process(Pid::from_child(&child.0), Signal::TERM).expect("kill");
             assert!(child.0.wait().expect("wait").success());
             drop(stdout);
