@@ -22,13 +22,27 @@ pub(crate) fn own_fs_state() {
     assert_eq!(done, 0, "unshare(CLONE_FS)");
 }
 
-/// Gives the calling thread a mount namespace of its own, from which nothing comes out.
+/// Gives the calling thread a mount namespace of its own, from which nothing comes out, and in which the
+/// mounts of other tests are not: they would not go away as long as it is there.
 pub(crate) fn own_mounts() {
+    use rustix::mount::{MountPropagationFlags as Flags, UnmountFlags, mount_change, unmount};
     // SAFETY: CLONE_NEWNS separates what is mounted, for this thread; no memory is involved.
     let done = unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) };
     assert_eq!(done, 0, "unshare(CLONE_NEWNS)");
-    use rustix::mount::{MountPropagationFlags as Flags, mount_change};
     mount_change("/", Flags::PRIVATE | Flags::REC).expect("private");
+    let base = super::base();
+    let mounts = mirrorfs::sys::mountinfo::read().expect("mountinfo");
+    for mount in mounts.iter().rev() {
+        let is_a_tests = mount.fstype.starts_with("fuse") || is_loop(&mount.source);
+        if is_a_tests && !base.starts_with(&mount.target) {
+            // It may have gone meanwhile, by itself or with the one below it.
+            _ = unmount(&mount.target, UnmountFlags::DETACH).is_ok();
+        }
+    }
+}
+
+fn is_loop(source: &std::ffi::OsStr) -> bool {
+    source.to_string_lossy().starts_with("/dev/loop")
 }
 
 /// Length of what the mapping covers, and where it is.
