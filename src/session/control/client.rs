@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 
-use super::wire::{Answer, Found, Request, Verified, Verify, hear, say};
+use super::wire::{ANSWER_MAX, Answer, Found, Request, Verified, Verify, hear, say};
 use super::{LINE_TIMEOUT, STILL_THERE, directories, name};
 use crate::mirror::events::Change;
 use crate::mirror::report::{DirtyList, Report};
@@ -138,7 +138,7 @@ impl Client {
     pub fn listen(self) -> Asked<Changes> {
         self.begin(&Request::Events)?;
         let mut lines = BufReader::new(self.stream);
-        match hear(&mut lines)? {
+        match hear(&mut lines, ANSWER_MAX)? {
             Answer::Listening => Ok(Ok(Changes { lines })),
             other => refused(other),
         }
@@ -153,7 +153,7 @@ impl Client {
         self.begin(&Request::Verify { how })?;
         let mut lines = BufReader::new(self.stream);
         loop {
-            let say = match hear(&mut lines)? {
+            let say = match hear(&mut lines, ANSWER_MAX)? {
                 Answer::Progress { files, bytes } => Verifying::Progress(Progress {
                     files,
                     bytes,
@@ -172,7 +172,7 @@ impl Client {
     fn ask(self, request: &Request, timeout: Duration) -> io::Result<Answer> {
         self.begin(request)?;
         self.stream.set_read_timeout(Some(timeout))?;
-        hear(&mut BufReader::new(&self.stream))
+        hear(&mut BufReader::new(&self.stream), request.answer_max())
     }
 
     /// Says what is wanted; every line that follows must come while the other side is alive.
@@ -217,7 +217,7 @@ impl Changes {
     /// `UnexpectedEof` when the daemon is gone, `WouldBlock` when it says nothing any more.
     pub fn hear(&mut self) -> io::Result<Heard> {
         loop {
-            return Ok(match hear(&mut self.lines)? {
+            return Ok(match hear(&mut self.lines, ANSWER_MAX)? {
                 Answer::Alive => continue,
                 Answer::Change { change } => Heard::Change(change),
                 Answer::Lost { count } => Heard::Lost(count),

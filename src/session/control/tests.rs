@@ -4,7 +4,7 @@
 use std::io::{BufReader, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::wire::{PROTOCOL, hear};
+use super::wire::{ANSWER_MAX, LIST_MAX, PROTOCOL, hear};
 use super::*;
 use crate::mirror::events::Change;
 use crate::mirror::report::{Dirty, Primary, Syncs};
@@ -196,7 +196,7 @@ fn raw(line: &[u8]) -> Answer {
     let talk = std::thread::spawn(move || converse(&theirs, &*fake().0, &Streams::default()));
     ours.write_all(line).expect("write");
     ours.shutdown(std::net::Shutdown::Write).expect("shutdown");
-    let answer = hear(&mut BufReader::new(ours)).expect("an answer");
+    let answer = hear(&mut BufReader::new(ours), ANSWER_MAX).expect("an answer");
     talk.join().expect("join").expect("talk");
     answer
 }
@@ -394,4 +394,14 @@ fn one_comparison_at_a_time() {
     streams.stop_verify();
     let ended = compare.join().expect("join").expect("an answer");
     assert_eq!(ended.expect("verified").differences, 2);
+}
+
+/// A daemon may be anybody's: one line of it does not fill the memory of who asks.
+#[test]
+fn an_answer_without_an_end_is_not_read_to_it() {
+    let mut endless = BufReader::new(std::io::repeat(b' '));
+    let error = hear(&mut endless, ANSWER_MAX).expect_err("no line");
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    assert_eq!(Request::Status.answer_max(), ANSWER_MAX);
+    assert_eq!(Request::Dirty { max: 7 }.answer_max(), LIST_MAX);
 }

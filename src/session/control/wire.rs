@@ -21,8 +21,11 @@ use crate::session::refusal::Refusal;
 pub(in crate::session) const PROTOCOL: u64 = 2;
 /// No request is longer.
 pub(super) const REQUEST_MAX: usize = 64 * 1024;
-/// No answer is longer: a report, or ten thousand dirty objects with long names.
-const ANSWER_MAX: u64 = 64 << 20;
+/// No answer is longer but a list: a daemon may be anybody's, and what is read takes some twenty times
+/// as much memory.
+pub(super) const ANSWER_MAX: u64 = 2 << 20;
+/// Ten thousand dirty objects with long names.
+pub(super) const LIST_MAX: u64 = 64 << 20;
 /// The field that holds the protocol's number.
 const FIELD: &str = "protocol";
 
@@ -67,6 +70,14 @@ impl Request {
         match self {
             Self::Status | Self::Umount { .. } => 1,
             _ => 2,
+        }
+    }
+
+    /// How long its answer may be (bytes).
+    pub(super) fn answer_max(&self) -> u64 {
+        match self {
+            Self::Dirty { .. } => LIST_MAX,
+            _ => ANSWER_MAX,
         }
     }
 
@@ -204,13 +215,13 @@ pub(in crate::session) fn say<T: Serialize>(
     stream.write_all(&line)
 }
 
-/// Hears one answer.
+/// Hears one answer of `max` bytes at most.
 ///
 /// # Errors
 /// `UnexpectedEof` when there is none any more; `InvalidData` when it makes no sense.
-pub(super) fn hear(from: &mut impl BufRead) -> io::Result<Answer> {
+pub(super) fn hear(from: &mut impl BufRead, max: u64) -> io::Result<Answer> {
     let mut line = Vec::new();
-    from.take(ANSWER_MAX).read_until(b'\n', &mut line)?;
+    from.take(max).read_until(b'\n', &mut line)?;
     if line.last() != Some(&b'\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
