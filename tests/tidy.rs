@@ -8,13 +8,16 @@
     reason = "a test reads its own sources by path"
 )]
 
+mod dependencies;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The floors: each room, and the rooms it may use. `sys` and `metrics` are open to all but each
 /// other's users below.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
+    ("fuzzing", &["cli", "mirror", "journal", "sys"]),
     ("cli", &["session", "mirror", "store", "sys", "metrics"]),
     (
         "session",
@@ -397,6 +400,22 @@ fn names_are_shown(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// A target of scripts/fuzz is no more than a way in, and has a corpus that `cargo test` runs.
+#[test]
+fn every_fuzz_target_has_its_corpus() {
+    let manifest = read(Path::new("tests/fuzz/Cargo.toml"));
+    let tests = read(Path::new("src/fuzzing/tests.rs"));
+    let targets = files("tests/fuzz/targets", ".rs");
+    assert!(!targets.is_empty());
+    for path in &targets {
+        let name = path.file_stem().and_then(|s| s.to_str()).expect("text");
+        let corpus = files(&format!("tests/fuzz/corpus/{name}"), "");
+        assert!((1..=64).contains(&corpus.len()), "{name}: {}", corpus.len());
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        assert!(tests.contains(&format!("\"{name}\"")), "{name} is not run");
+    }
+}
+
 /// A script: strict, licensed, executable.
 fn script(path: &str, text: &str, mode: u32) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -466,15 +485,17 @@ fn names_do_not_reach_people_as_they_are() {
 #[test]
 fn no_file_is_dead() {
     let mut alive = BTreeSet::new();
-    for crate_root in [
+    let crates = [
         "src/lib.rs",
         "src/main.rs",
         "tests/it/main.rs",
         "tests/load/main.rs",
         "tests/tidy.rs",
-    ] {
+    ];
+    let fuzzed = files("tests/fuzz/targets", ".rs");
+    for crate_root in crates.iter().map(PathBuf::from).chain(fuzzed) {
         let read = |path: &Path| std::fs::read_to_string(root().join(path)).ok();
-        alive.extend(reachable(Path::new(crate_root), &read));
+        alive.extend(reachable(&crate_root, &read));
     }
     let all: BTreeSet<_> = files("src", ".rs")
         .into_iter()

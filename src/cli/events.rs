@@ -132,10 +132,7 @@ fn print(
             Heard::Change(change) if json => as_json(&View::of(change, &mirror)),
             Heard::Lost(count) if json => as_json(&View::lost(*count, &mirror)),
             Heard::Change(change) => text(change, several.then_some(&mirror), escape),
-            Heard::Lost(count) => {
-                let at = time(clock_ms());
-                format!("{at} lost events mirror:{mirror} count:{count}\n")
-            }
+            Heard::Lost(count) => lost(*count, &mirror, escape),
         };
         if out
             .write_all(line.as_bytes())
@@ -187,11 +184,24 @@ pub(super) fn text(change: &Change, mirror: Option<&impl AsRef<str>>, escape: bo
             _ = write!(line, " {key}:{value}").is_ok();
         }
     };
-    add("errno", change.errno.clone());
+    add("errno", change.errno.as_deref().map(|e| value(e, escape)));
     add("epoch", change.epoch.map(|n| n.to_string()));
     add("dirty_bytes", change.dirty_bytes.map(|n| n.to_string()));
     add("mirror", mirror.map(|m| value(m.as_ref(), escape)));
     line + "\n"
+}
+
+/// Changes that nobody will hear of, as a line of words.
+pub(super) fn lost(count: u64, mirror: &str, escape: bool) -> String {
+    let at = time(clock_ms());
+    let mirror = value(mirror, escape);
+    format!("{at} lost events mirror:{mirror} count:{count}\n")
+}
+
+/// One change as a line for machines.
+#[cfg(any(test, fuzzing))]
+pub(super) fn json(change: &Change) -> String {
+    as_json(&View::of(change, "/data"))
 }
 
 /// One line for machines.
@@ -276,6 +286,29 @@ mod tests {
             at_ms,
             ..Change::now("/backup/data", from, to)
         }
+    }
+
+    /// Whatever a daemon or a mountpoint is called: one event stays one line of words.
+    #[test]
+    fn what_is_hostile_begins_no_word_and_no_line() {
+        let hostile = Change {
+            errno: Some("E path:/x\n\x1b[2J".into()),
+            ..change(0, InSync, Failed)
+        };
+        for escape in [false, true] {
+            let line = text(&hostile, Some(&"/a b\nc"), escape);
+            assert_eq!(
+                (line.matches(' ').count(), line.matches('\n').count()),
+                (6, 1)
+            );
+            let line = lost(3, "/a b\nc", escape);
+            assert_eq!(
+                (line.matches(' ').count(), line.matches('\n').count()),
+                (4, 1)
+            );
+        }
+        assert!(!text(&hostile, None::<&&str>, true).contains('\x1b'));
+        assert!(!lost(3, "/\x1b[2J", true).contains('\x1b'));
     }
 
     /// The samples of the interface, word for word.

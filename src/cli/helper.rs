@@ -27,13 +27,21 @@ struct Call {
 
 /// `mirrorfs mount-helper spec dir ...`.
 pub(super) fn mount(words: &[OsString]) -> Exit {
-    match read(words, b"sfnv").and_then(|call| mount_words(&call)) {
+    match mount_argv(words) {
         Ok(argv) => mount_verb::typed(&argv),
         Err(why) => usage(
             &why,
             "mount.mirrorfs PRIMARY MOUNTPOINT [-sfnv] [-o options]",
         ),
     }
+}
+
+/// What `mirrorfs` is to be called with instead.
+///
+/// # Errors
+/// Why the words are no call, in words.
+pub(super) fn mount_argv(words: &[OsString]) -> Result<Vec<OsString>, String> {
+    mount_words(&read(words, b"sfnv")?)
 }
 
 /// `mirrorfs umount-helper dir ...`.

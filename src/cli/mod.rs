@@ -10,6 +10,8 @@ mod config;
 mod events;
 mod exit;
 mod explain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod helper;
 mod interrupt;
 mod json;
@@ -38,6 +40,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use exit::{Exit, Family};
+use render::harmless;
 
 /// The whole program: from `argv` to the exit code.
 #[must_use]
@@ -101,5 +104,25 @@ fn answer(text: &[u8]) -> Exit {
 
 /// One message to whoever typed the command.
 fn complain(text: &str) {
-    _ = writeln!(std::io::stderr(), "mirrorfs: {text}").is_ok();
+    _ = std::io::stderr()
+        .write_all(complaint(text).as_bytes())
+        .is_ok();
+}
+
+/// Much of it was said by a daemon, or stands on a disk: its lines stay, and nothing in them steers a
+/// terminal.
+fn complaint(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(harmless).collect();
+    format!("mirrorfs: {}\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    /// A refusal of a daemon's, which may be anybody's, is shown to root.
+    #[test]
+    fn a_complaint_steers_no_terminal() {
+        let said = super::complaint("cannot sync /a: \x1b]0;x\x07no.\n  next\r\u{9b}2J");
+        let shown = "mirrorfs: cannot sync /a: \\u{1b}]0;x\\u{7}no.\n  next\\r\\u{9b}2J\n";
+        assert_eq!(said, shown);
+    }
 }

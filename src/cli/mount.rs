@@ -2,7 +2,7 @@
 //! `mirrorfs mount`: in the background, once it is true.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 
@@ -24,25 +24,52 @@ const NOT_IN_FSTAB: [&str; 3] = ["help", "ready-fd", "fake"];
 /// `argv` as typed: the words of `-o` are put before the others, so that what is typed out wins,
 /// and all are parsed by one grammar.
 pub(super) fn typed(argv: &[OsString]) -> Exit {
-    let parsed = match parse(argv) {
-        Ok(args) => args,
-        Err(e) => return clap_error(&e, Family::Mount),
-    };
-    let expanded = match options::expand(&parsed.options, &known()) {
-        Ok(expanded) => expanded,
-        Err(no) => return refuse(&parsed.mountpoint, &no),
-    };
-    let (program, words) = argv.split_at(argv.len().min(2));
+    match understood(argv) {
+        Ok((args, flags)) => run(&args, &flags, words(argv).1),
+        Err(Misunderstood::Words(e)) => clap_error(&e, Family::Mount),
+        Err(Misunderstood::Option { mountpoint, no }) => refuse(&mountpoint, &no),
+    }
+}
+
+/// Why words make no sense.
+#[derive(Debug)]
+pub(super) enum Misunderstood {
+    /// The grammar says so, or they ask for help.
+    Words(clap::Error),
+    /// A word of `-o`.
+    Option { mountpoint: PathBuf, no: Refusal },
+}
+
+impl From<clap::Error> for Misunderstood {
+    fn from(e: clap::Error) -> Self {
+        Self::Words(e)
+    }
+}
+
+/// The program and its verb, and what follows them.
+fn words(argv: &[OsString]) -> (&[OsString], &[OsString]) {
+    argv.split_at(argv.len().min(2))
+}
+
+/// What the words ask for. Pure.
+///
+/// # Errors
+/// Why they ask for nothing.
+pub(super) fn understood(argv: &[OsString]) -> Result<(MountArgs, Flags), Misunderstood> {
+    let parsed = parse(argv)?;
+    let expanded = options::expand(&parsed.options, &known());
+    let expanded = expanded.map_err(|no| Misunderstood::Option {
+        mountpoint: parsed.mountpoint,
+        no,
+    })?;
+    let (program, words) = words(argv);
     let all: Vec<OsString> = program
         .iter()
         .chain(&expanded.long)
         .chain(words)
         .cloned()
         .collect();
-    match parse(&all) {
-        Ok(args) => run(&args, &expanded.flags, words),
-        Err(e) => clap_error(&e, Family::Mount),
-    }
+    Ok((parse(&all)?, expanded.flags))
 }
 
 fn parse(argv: &[OsString]) -> Result<MountArgs, clap::Error> {

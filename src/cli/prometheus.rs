@@ -347,7 +347,7 @@ impl Page {
         let mut below = 0;
         for (place, count) in times.buckets.iter().enumerate() {
             // What came between the reading of two buckets may be missing: the last one is the sum.
-            below += count;
+            below = u64::saturating_add(below, *count);
             let bound = bound_us(place).map_or("+Inf".to_owned(), |us| decimal(us, 6));
             let labels = [("op", op), ("le", bound.as_str())];
             self.line(family, "_bucket", &labels, &below.to_string());

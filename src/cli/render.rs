@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::units::{show_age, show_clock, show_count, show_duration, show_part, show_size};
+pub(super) use crate::mirror::failure::harmless;
 use crate::mirror::report::{DirtyList, Reason, Replica, Report, Resync, Scan};
 use crate::mirror::state::MirrorState;
 use crate::sys::localtime::local;
@@ -145,7 +146,12 @@ pub(super) fn resync(resync: &Resync) -> String {
 pub(super) fn dirty(list: &DirtyList, escape: bool) -> Vec<u8> {
     let mut out = b"\n   DIRTY    PATH\n".to_vec();
     for object in &list.objects {
-        out.extend_from_slice(format!("   {:7}  ", object.aspect).as_bytes());
+        let aspect = if escape {
+            harmless(&object.aspect)
+        } else {
+            object.aspect.clone()
+        };
+        out.extend_from_slice(format!("   {aspect:7}  ").as_bytes());
         match object.path.as_slice() {
             b"" => out.push(b'.'),
             path if escape => {
@@ -222,7 +228,7 @@ fn scan(scan: Option<&Scan>) -> String {
 }
 
 pub(super) fn mounted(report: &Report, now: i64) -> String {
-    let age = u64::try_from(now - report.mounted_since).unwrap_or(0);
+    let age = u64::try_from(now.saturating_sub(report.mounted_since)).unwrap_or(0);
     let before = report
         .epoch_before
         .map_or(String::new(), |e| format!("{e} -> "));
@@ -257,7 +263,7 @@ fn day(seconds: i64) -> String {
 fn moment(seconds: i64, now: i64) -> String {
     let t = local(seconds);
     let time = format!("{:02}:{:02}:{:02}", t.hour, t.minute, t.second);
-    if now - seconds < DAY {
+    if now.saturating_sub(seconds) < DAY {
         time
     } else {
         format!("{:04}-{:02}-{:02} {time}", t.year, t.month, t.day)
@@ -276,7 +282,7 @@ fn table(text: &mut String, report: &Report, shown: &dyn Fn(&str) -> String) {
         [
             "primary".into(),
             shown(&report.primary.path),
-            report.primary.state.clone(),
+            shown(&report.primary.state),
             "-".into(),
             show_size(report.primary.written_bytes),
             show_count(report.primary.errors),
@@ -286,7 +292,7 @@ fn table(text: &mut String, report: &Report, shown: &dyn Fn(&str) -> String) {
         [
             "replica".into(),
             shown(&r.path),
-            r.state.clone(),
+            shown(&r.state),
             if dirty { missed(r) } else { lag(r) },
             show_size(r.written_bytes),
             show_count(r.errors),
@@ -329,17 +335,6 @@ pub(super) fn missed(replica: &Replica) -> String {
         (1, bytes) => format!("1 file, {}", show_size(bytes)),
         (files, bytes) => format!("{} files, {}", show_count(files), show_size(bytes)),
     }
-}
-
-/// A name with everything a terminal could obey shown as an escape.
-pub(super) fn harmless(name: &str) -> String {
-    name.chars()
-        .flat_map(|c| {
-            let plain = (!c.is_control()).then_some(c);
-            let escaped = c.is_control().then(|| c.escape_default());
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -479,6 +474,33 @@ pub(super) mod tests {
             }],
             ..before
         }
+    }
+
+    /// Whatever a daemon says: no part of it steers the terminal, no number is too large to be shown.
+    #[test]
+    fn a_hostile_report_is_shown() {
+        let mut report = degraded();
+        report.primary.state = "\x1b[2J".into();
+        report.replicas[0].state = "a\nb".into();
+        report.mode = "\u{9b}1m".into();
+        (report.mounted_since, report.epoch) = (i64::MIN, u64::MAX);
+        if let Some(reason) = &mut report.reason {
+            reason.since = i64::MIN;
+        }
+        let text = status(&report, 7, true);
+        assert!(
+            text.chars().all(|c| c == '\n' || !c.is_control()),
+            "{text:?}"
+        );
+        let list = DirtyList {
+            objects: vec![Dirty {
+                path: b"a".to_vec(),
+                aspect: "\x1b[2J".into(),
+                range: None,
+            }],
+            total: 1,
+        };
+        assert!(!dirty(&list, true).contains(&0x1b));
     }
 
     #[test]

@@ -106,9 +106,17 @@ fn end(report: &Report, number: u64, took: Duration) -> Exit {
         _ = writeln!(std::io::stdout(), "{sentence}").is_ok();
         return Exit::Success;
     }
+    complain(&outcome(report, clock::now().tv_sec).to_string());
+    Exit::No
+}
+
+/// Why it came to nothing.
+pub(super) fn outcome(report: &Report, now: i64) -> Refusal {
+    let paths = report.replicas.iter().map(|r| harmless(&r.path));
+    let replica = paths.collect::<Vec<_>>().join(", ");
     let mut why = match (&report.syncs.why, &report.reason) {
         (Some(why), _) => why.clone(),
-        (None, Some(reason)) => render::reason(reason, clock::now().tv_sec),
+        (None, Some(reason)) => render::reason(reason, now),
         (None, None) if report.state == MirrorState::InSync => "it was given up".to_owned(),
         (None, None) => format!("the mirror is {}", report.state),
     };
@@ -121,12 +129,11 @@ fn end(report: &Report, number: u64, took: Duration) -> Exit {
         .reason
         .as_ref()
         .map_or("MF-0038", |reason| &reason.id);
-    complain(&no.id(id).to_string());
-    Exit::No
+    no.id(id)
 }
 
 /// `Replica /backup/data is in-sync: 18.2 GiB in 1,204 files, 00:01:29.`
-fn sentence(replica: &str, resync: Option<&Resync>, took: Duration) -> String {
+pub(super) fn sentence(replica: &str, resync: Option<&Resync>, took: Duration) -> String {
     let Some(resync) = resync.filter(|r| r.files_done > 0 || r.bytes_done > 0) else {
         return format!("Replica {replica} is in-sync.");
     };

@@ -347,7 +347,20 @@ fn held(path: &Path, errno: Errno) -> Stop {
 /// `verify  100%  812 GiB  1,204,118 files  640 MiB/s`.
 ///
 /// How much there is to do is not known before the end, so a percentage is shown only then.
-fn progress(percent: Option<u32>, seen: &Progress, took: Duration) -> String {
+/// As `text`, of what a daemon said.
+#[cfg(any(test, fuzzing))]
+pub(super) fn told(found: Vec<Found>, sum: Verified, escape: bool) -> Vec<u8> {
+    let outcome = Outcome {
+        sum,
+        found,
+        repair: "mirrorfs verify --repair /data".to_owned(),
+        quick: false,
+    };
+    serde_json::from_str::<serde_json::Value>(&json(&outcome)).expect("json");
+    text(&outcome, escape)
+}
+
+pub(super) fn progress(percent: Option<u32>, seen: &Progress, took: Duration) -> String {
     let percent = percent.map_or(String::new(), |n| format!("{n:>3}%  "));
     let ms = took.as_millis().max(1);
     let rate = u64::try_from(u128::from(seen.bytes) * 1000 / ms).unwrap_or(u64::MAX);
@@ -369,6 +382,13 @@ fn files(n: u64) -> String {
 /// A line for each difference, and a sentence.
 fn text(outcome: &Outcome, escape: bool) -> Vec<u8> {
     let mut out = Vec::new();
+    let shown = |text: &str| {
+        if escape {
+            harmless(text)
+        } else {
+            text.to_owned()
+        }
+    };
     for found in &outcome.found {
         let path = match found.path.as_slice() {
             b"" => b".".to_vec(),
@@ -377,15 +397,11 @@ fn text(outcome: &Outcome, escape: bool) -> Vec<u8> {
         };
         let columns = String::from_utf8_lossy(&path).chars().count();
         let gap = PATH.saturating_sub(columns) + 2;
-        out.extend_from_slice(format!("{:KIND$}", found.kind).as_bytes());
+        let kind = shown(&found.kind);
+        out.extend_from_slice(format!("{kind:KIND$}").as_bytes());
         out.extend_from_slice(&path);
         out.extend(std::iter::repeat_n(b' ', gap));
-        let detail = if escape {
-            harmless(&found.detail)
-        } else {
-            found.detail.clone()
-        };
-        out.extend_from_slice(detail.as_bytes());
+        out.extend_from_slice(shown(&found.detail).as_bytes());
         out.push(b'\n');
     }
     let total = outcome.sum.differences;
@@ -553,7 +569,7 @@ entry     tmp/old                     on replica only
         let mut outcome = sample();
         outcome.found = vec![
             found(b"caf\xe9\x1b", "entry", None, "on replica only"),
-            found(b"", "metadata", None, "mode"),
+            found(b"", "meta\x1bdata", None, "mode\x1b"),
         ];
         let raw = text(&outcome, false);
         assert!(raw.windows(5).any(|w| w == b"caf\xe9\x1b"));

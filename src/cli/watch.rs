@@ -134,6 +134,35 @@ impl Watched<'_> {
     }
 }
 
+/// What is seen of reports that come one after the other, and of changes: the lines of a screen, and
+/// those in a pipe.
+#[cfg(any(test, fuzzing))]
+pub(super) fn seen(
+    reports: &[crate::mirror::report::Report],
+    changes: Vec<crate::mirror::events::Change>,
+    now: i64,
+) -> (Vec<String>, Vec<String>) {
+    let mut track = Track::new("/da\x1bta\n".to_owned());
+    for (at, report) in super::fuzzing::moments().zip(reports) {
+        track.saw(at, Ok(report.clone()));
+    }
+    let events: Vec<_> = changes
+        .into_iter()
+        .map(|change| Event::Change {
+            mirror: "/da\x1bta".to_owned(),
+            change,
+        })
+        .collect();
+    let view = screen::View {
+        columns: 100,
+        rows: 200,
+        wide_letters: true,
+    };
+    let lines = screen::draw(std::iter::once(&track), &events, &view, now);
+    let screen = lines.into_iter().map(|line| line.text).collect();
+    (screen, vec![screen::plain(&track)])
+}
+
 /// The screen.
 fn live(
     watched: &mut Watched<'_>,
@@ -194,7 +223,7 @@ fn lines(
             },
             recv(said) -> said => match said.ok().and_then(|(place, said)| watched.note(place, said)) {
                 Some(Event::Change { mirror, change }) => events::text(change, Some(mirror), false),
-                Some(Event::Lost { mirror, count }) => format!("lost events mirror:{mirror} count:{count}\n"),
+                Some(Event::Lost { mirror, count }) => events::lost(*count, mirror, false),
                 None => String::new(),
             },
             default(patience) => {

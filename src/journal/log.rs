@@ -13,6 +13,9 @@ use crate::sys::{Errno, Result};
 /// Zeros are written in pieces of this many bytes.
 const PIECE: usize = 1 << 20;
 
+/// No number that is counted up is larger: the next ones must fit, too.
+pub(crate) const COUNT_MAX: u64 = u64::MAX >> 1;
+
 /// The most bytes of records that a frame takes.
 pub(crate) const RECORDS_MAX: usize = FRAME_MAX - OVERHEAD;
 
@@ -118,6 +121,11 @@ pub(crate) fn read(
                 }
             }
         }
+    }
+    let counts = [header.log.generation, header.epoch, found.next_seq];
+    if found.next_seq == 0 || counts.into_iter().any(|count| count > COUNT_MAX) {
+        let why = "its numbers are none that mirrorfs counts up to".to_owned();
+        return Err(Unreadable::Damaged(why));
     }
     Ok((header, found))
 }

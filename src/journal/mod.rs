@@ -11,6 +11,8 @@
 mod commit;
 mod file;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod log;
 mod mark;
 mod record;
@@ -620,12 +622,14 @@ impl Journal {
         let marks = self.table.all();
         let dirty: Vec<_> = marks.iter().filter(|mark| mark.is_dirty()).collect();
         let objects: HashSet<_> = dirty.iter().map(|mark| mark.object.ino).collect();
+        // A log may say anything of a file's size.
+        let bytes = dirty.iter().filter_map(|mark| mark.aspect.bytes());
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
             alive: marks.len() as u64,
             dirty: dirty.len() as u64,
             dirty_objects: objects.len() as u64,
-            dirty_bytes: dirty.iter().filter_map(|mark| mark.aspect.bytes()).sum(),
+            dirty_bytes: bytes.fold(0, u64::saturating_add),
             appended: of(&self.commit.tally.frames),
             flushes: of(&self.commit.tally.flushes),
             clears: of(&self.clears),

@@ -156,6 +156,27 @@ impl Shown for str {
     }
 }
 
+/// Whether a terminal obeys it, or it reorders or hides the text around it there.
+fn steers(ch: char) -> bool {
+    ch.is_control()
+        || matches!(ch, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text that was made elsewhere, perhaps of names that were shown already, as one line: only what
+/// steers a terminal is escaped.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for ch in text.chars() {
+        if steers(ch) {
+            out.extend(ch.escape_default());
+        } else {
+            out.push(ch);
+        }
+    }
+    out
+}
+
 fn printable(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
@@ -165,8 +186,7 @@ fn printable(path: &[u8]) -> String {
                 ch if ch.is_control() => {
                     let _ = write!(out, "\\x{:02x}", u32::from(ch));
                 }
-                // What can reorder or hide the text around it on a terminal.
-                '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                ch if steers(ch) => {
                     let _ = write!(out, "\\u{:04x}", u32::from(ch));
                 }
                 ch => out.push(ch),
@@ -192,6 +212,17 @@ mod tests {
             ("\u{202e}x".as_bytes(), "\\u202ex"),
         ] {
             assert_eq!(show_path(path), text);
+        }
+    }
+
+    #[test]
+    fn a_text_made_elsewhere_steers_nothing() {
+        for (text, shown) in [
+            ("a\u{1b}[2Jb\n", "a\\u{1b}[2Jb\\n"),
+            ("\u{202e}x\\x0a", "\\u{202e}x\\x0a"),
+            ("gr\u{fc}n", "gr\u{fc}n"),
+        ] {
+            assert_eq!(harmless(text), shown);
         }
     }
 

@@ -11,6 +11,8 @@
 //! to see it.
 
 mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 pub(super) mod wire;

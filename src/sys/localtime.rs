@@ -29,7 +29,7 @@ pub fn local(seconds: i64) -> Local {
     // SAFETY: both pointers lead to live values of the right type for the duration of the call.
     unsafe { libc::localtime_r(&raw const time, &raw mut tm) };
     Local {
-        year: tm.tm_year + 1900,
+        year: tm.tm_year.saturating_add(1900),
         month: tm.tm_mon + 1,
         day: tm.tm_mday,
         weekday: tm.tm_wday,
@@ -42,6 +42,16 @@ pub fn local(seconds: i64) -> Local {
 #[cfg(test)]
 mod tests {
     use super::local;
+
+    /// Daemons say when something was, and a hostile one says anything.
+    #[test]
+    fn every_number_is_some_moment() {
+        for seconds in [i64::MIN, -1, 67_768_036_191_600_000, i64::MAX] {
+            assert!((0..24).contains(&local(seconds).hour));
+        }
+        // The last year that the C library counts.
+        assert_eq!(local(67_768_036_191_600_000).year, i32::MAX);
+    }
 
     #[test]
     fn a_known_day_lies_in_its_month_in_every_zone() {

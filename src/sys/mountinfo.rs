@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {

@@ -87,19 +87,24 @@ fn buckets(report: &Report) -> Vec<u64> {
     for times in report.request_times.values() {
         all.resize(all.len().max(times.buckets.len()), 0);
         for (sum, count) in all.iter_mut().zip(&times.buckets) {
-            *sum += count;
+            *sum = u64::saturating_add(*sum, *count);
         }
     }
     all
 }
 
+/// All together, or as much as can be counted: the numbers are a daemon's to say.
+fn total(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
 /// The bound below which so many percent are.
 fn quantile(counts: &[u64], percent: u64) -> Option<u64> {
-    let all: u64 = counts.iter().sum();
-    let wanted = (all * percent).div_ceil(100).max(1);
+    let all: u128 = counts.iter().copied().map(u128::from).sum();
+    let wanted = (all * u128::from(percent)).div_ceil(100).max(1);
     let mut below = 0;
     let place = counts.iter().position(|count| {
-        below += count;
+        below += u128::from(*count);
         below >= wanted
     });
     place.and_then(bound_us)
@@ -111,7 +116,7 @@ impl Rates {
             let more = u128::from(after.saturating_sub(before)) * 1000;
             u64::try_from(more / u128::from(ms.max(1))).unwrap_or(u64::MAX)
         };
-        let ops = |report: &Report| report.requests.values().sum();
+        let ops = |report: &Report| total(report.requests.values().copied());
         let read = |report: &Report| report.read_bytes.unwrap_or(0);
         let was = buckets(before);
         let counts: Vec<u64> = buckets(after)
@@ -127,7 +132,7 @@ impl Rates {
             replicas: replicas
                 .map(|(before, after)| rate(before.written_bytes, after.written_bytes))
                 .collect(),
-            lag_bytes: after.replicas.iter().map(|r| r.lag_bytes).sum(),
+            lag_bytes: total(after.replicas.iter().map(|r| r.lag_bytes)),
             half_us: quantile(&counts, 50),
             most_us: quantile(&counts, 99),
         }
@@ -232,14 +237,11 @@ fn style(state: MirrorState) -> Style {
 fn mirror(track: &Track, view: &View, now: i64) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut put = |style: Style, text: String| lines.push(Line { text, style });
-    let name = render::harmless(&track.mirror);
+    let name = &track.mirror;
     let Some((_, report)) = track.last.as_ref().filter(|_| track.silence.is_none()) else {
         put(Style::Bad, format!("{name}  does not answer"));
         for line in track.silence.iter().flat_map(|why| why.lines()) {
-            put(
-                Style::Plain,
-                format!("   {}", render::harmless(line.trim())),
-            );
+            put(Style::Plain, format!("   {}", line.trim()));
         }
         return lines;
     };
@@ -259,10 +261,7 @@ fn mirror(track: &Track, view: &View, now: i64) -> Vec<Line> {
     for (label, text) in [("status", &told.status), ("action", &told.action)] {
         for (place, line) in text.lines().enumerate() {
             let label = if place == 0 { label } else { "" };
-            put(
-                Style::Plain,
-                format!("   {label:8} {}", render::harmless(line)),
-            );
+            put(Style::Plain, format!("   {label:8} {line}"));
         }
     }
     for resync in report.replicas.iter().filter_map(|r| r.resync.as_ref()) {
@@ -332,11 +331,11 @@ fn event(event: &Event) -> Line {
             text: format!(
                 "   {}  {}  {} -> {}{}",
                 time(change.at_ms.div_euclid(1000)),
-                render::harmless(mirror),
+                mirror,
                 change.from,
                 change.to,
                 match (&change.errno, change.why.as_str()) {
-                    (_, why) if !why.is_empty() => format!(": {}", render::harmless(why)),
+                    (_, why) if !why.is_empty() => format!(": {why}"),
                     (Some(errno), _) => format!(": {errno}"),
                     _ => String::new(),
                 }
@@ -344,7 +343,7 @@ fn event(event: &Event) -> Line {
             style: Style::Plain,
         },
         Event::Lost { mirror, count } => Line {
-            text: format!("   {}: {count} events were lost", render::harmless(mirror)),
+            text: format!("   {mirror}: {count} events were lost"),
             style: Style::Faint,
         },
     }
@@ -374,6 +373,8 @@ pub(super) fn draw<'a>(
     let last = format!("{}  Control-C ends this", time(now));
     lines.push(plain(last, Style::Faint));
     for line in &mut lines {
+        // Much of it is anybody's to choose, the name of the place or what a daemon says.
+        line.text = render::harmless(&line.text);
         if let Some((at, _)) = line.text.char_indices().nth(view.columns) {
             line.text.truncate(at);
         }
@@ -510,6 +511,38 @@ mod tests {
         for (columns, rows) in [(1, 1), (20, 5), (80, 24), (400, 100)] {
             text(columns, rows);
         }
+    }
+
+    /// Whatever a daemon says: nothing steers the terminal, and what cannot be counted is shown as much.
+    #[test]
+    fn a_hostile_daemon_is_shown() {
+        let mut report = healing_report();
+        report.replicas[0].state = "\x1b[2J".into();
+        report.replicas[0].lag_bytes = u64::MAX;
+        report.replicas.push(report.replicas[0].clone());
+        (report.mode, report.io) = ("\u{9b}m".into(), "a\nb".into());
+        let times = crate::metrics::Times {
+            buckets: vec![u64::MAX; 3],
+            ..Default::default()
+        };
+        report.request_times.insert("read".into(), times.clone());
+        report.request_times.insert("write".into(), times);
+        report.requests.insert("read".into(), u64::MAX);
+        let hostile = Event::Change {
+            mirror: "/data".into(),
+            change: Change {
+                errno: Some("\x1b[2J".into()),
+                ..Change::now("/r", InSync, Failed)
+            },
+        };
+        let track = track(&report, &[0, 1]);
+        let lines = draw([&track].into_iter(), &[hostile], &view(80, 50), i64::MAX);
+        assert!(
+            !lines
+                .iter()
+                .any(|line| line.text.contains(char::is_control))
+        );
+        assert_eq!(quantile(&[u64::MAX, u64::MAX, 0], 50), bound_us(0));
     }
 
     /// What is wrong is said; a daemon that does not answer has no numbers.

@@ -39,6 +39,33 @@ fn read(bytes: Vec<u8>, id: LogId) -> std::result::Result<Vec<(u64, Aspect)>, Un
     Ok(marks.map(|mark| (mark.seq, mark.aspect)).collect())
 }
 
+/// A log is opened by counting on: one whose checksums are right and whose numbers leave no room for
+/// that was written by nobody.
+#[test]
+fn numbers_that_cannot_grow_are_damage() {
+    let (bytes, id, _) = real_log();
+    let header = Header::decode(&bytes).expect("a header");
+    let log = |generation| LogId { generation, ..id };
+    for bad in [
+        Header {
+            log: log(u64::MAX),
+            ..header
+        },
+        Header {
+            epoch: u64::MAX,
+            ..header
+        },
+        Header {
+            next_seq: u64::MAX,
+            ..header
+        },
+    ] {
+        let size = HEADER as u64;
+        let said = read(Header { size, ..bad }.encode(), bad.log);
+        assert!(matches!(said, Err(Unreadable::Damaged(why)) if why.contains("numbers")));
+    }
+}
+
 /// Where each frame begins, and the end of the last one.
 fn frames(bytes: &[u8]) -> Vec<usize> {
     let mut starts = vec![HEADER];

@@ -13,7 +13,7 @@ use crate::mirror::attach::identity::{
     Corrupt, Epoch, History, Life, Match, MirrorId, Stamp, Verdict,
 };
 use crate::mirror::attach::refusal::{Id, Refusal};
-use crate::mirror::failure::{Named, show_path};
+use crate::mirror::failure::{Named, harmless, show_path};
 use crate::sys::{Errno, clock};
 
 /// The stamp a root was found with.
@@ -305,7 +305,9 @@ fn not_believed(
             (Verdict::Inconsistent, _) => {
                 "a seeding or resync of the replica was not finished".into()
             }
-            (Verdict::Doubt { reason, .. }, _) => format!("the replica failed: {reason}"),
+            (Verdict::Doubt { reason, .. }, _) => {
+                format!("the replica failed: {}", harmless(reason))
+            }
             (Verdict::InSync, Life::Open) => "the last mount did not end in order".into(),
             (Verdict::InSync, Life::Clean) => continue,
         };

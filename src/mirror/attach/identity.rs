@@ -23,6 +23,8 @@ const HEAD_2: &str = "mirrorfs-stamp 2";
 const HISTORY_MAX: usize = 32;
 /// Bytes of a typed path or a reason that are kept.
 const TEXT_MAX: usize = 256;
+/// No number that mounts and failures count up is larger: the next ones must fit, too.
+pub(super) const COUNT_MAX: u64 = u64::MAX >> 1;
 
 /// The identity of a mirror: 128 random bits, shown as the first eight hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -430,7 +432,7 @@ impl Stamp {
                 .split(',')
                 .map(epoch)
                 .collect::<Option<_>>()?,
-            session: field("session")?.parse().ok()?,
+            session: counted(field("session")?)?,
             life: match field("state")? {
                 "open" => Life::Open,
                 "clean" => Life::Clean,
@@ -486,10 +488,15 @@ pub fn clipped_path(path: &[u8]) -> Vec<u8> {
     path[..path.len().min(TEXT_MAX)].to_vec()
 }
 
+/// A number that will be counted up.
+fn counted(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number <= COUNT_MAX)
+}
+
 fn epoch(text: &str) -> Option<Epoch> {
     let (number, began) = text.split_once(':')?;
     Some(Epoch {
-        number: number.parse().ok()?,
+        number: counted(number)?,
         began: began.parse().ok()?,
     })
 }
@@ -539,15 +546,15 @@ fn parse_root(text: &str) -> Option<RootIdentity> {
 fn parse_covered(log: &str, attached: &str) -> Option<Covered> {
     let (id, generation) = log.split_once(':')?;
     let (intake, before) = match attached.split_once(',') {
-        Some((intake, before)) => (intake, Some(before.parse().ok()?)),
+        Some((intake, before)) => (intake, Some(counted(before)?)),
         None => (attached, None),
     };
     Some(Covered {
         log: LogId {
             id: u64::from_str_radix(id, 16).ok()?,
-            generation: generation.parse().ok()?,
+            generation: counted(generation)?,
         },
-        intake: intake.parse().ok()?,
+        intake: counted(intake)?,
         intake_before: before,
     })
 }

@@ -36,6 +36,8 @@ use attached::{Standing, State};
 
 mod attached;
 pub mod decide;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod identity;
 pub mod log;
 pub mod promote;

@@ -13,7 +13,7 @@ use super::identity::{History, Life, Match, Role, RootIdentity, Stamp, Verdict};
 use super::refusal::{Id, Refusal};
 use super::stamp::{self, Lock, Place};
 use super::{in_use, inspect};
-use crate::mirror::failure::{Copy, Named, show_path};
+use crate::mirror::failure::{Copy, Named, harmless, show_path};
 use crate::sys::{Errno, clock};
 
 /// What was asked for.
@@ -136,7 +136,7 @@ fn seen_primary(
 ///
 /// # Errors
 /// Why not, and the next command.
-fn may_promote(
+pub(super) fn may_promote(
     replica: &Root,
     r: &Stamp,
     primary: Option<&Stamp>,
@@ -173,7 +173,7 @@ fn may_promote(
         doubt(Id::Clone, why, next)?;
     }
     if let Verdict::Doubt { reason, .. } = &r.verdict {
-        let when = day(r.written);
+        let (when, reason) = (day(r.written), harmless(reason));
         let why =
             format!("{path} is stale: it lacks changes made after it failed ({when}, {reason})");
         doubt(Id::Stale, why, forced())?;
@@ -250,7 +250,7 @@ fn behind(p: &Stamp, r: &Stamp, path: &str) -> Option<(Id, String)> {
 
 /// The stamp of the new primary. Its epoch leaves one number out: a primary that goes on alone
 /// counts one, so the two are never taken for each other, whatever their clocks say.
-fn promoted(
+pub(super) fn promoted(
     r: &Stamp,
     primary: Option<&Stamp>,
     identity: RootIdentity,

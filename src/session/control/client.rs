@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::wire::{Answer, Found, Lines, Request, Verified, Verify, say};
+use super::wire::{ANSWER_MAX, Answer, Found, Lines, Request, Verified, Verify, say};
 use super::{LINE_TIMEOUT, STILL_THERE, directories, name};
 use crate::mirror::events::Change;
 use crate::mirror::report::{DirtyList, Report};
@@ -142,7 +142,7 @@ impl Client {
     pub fn listen(self) -> Asked<Changes> {
         self.begin(&Request::Events)?;
         let mut lines = Lines::of(self.stream);
-        match lines.answer(ALIVE)? {
+        match lines.answer(ANSWER_MAX, ALIVE)? {
             Answer::Listening => Ok(Ok(Changes { lines })),
             other => refused(other),
         }
@@ -157,7 +157,7 @@ impl Client {
         self.begin(&Request::Verify { how })?;
         let mut lines = Lines::of(self.stream);
         loop {
-            let say = match lines.answer(ALIVE)? {
+            let say = match lines.answer(ANSWER_MAX, ALIVE)? {
                 Answer::Progress { files, bytes } => Verifying::Progress(Progress {
                     files,
                     bytes,
@@ -175,7 +175,7 @@ impl Client {
 
     fn ask(self, request: &Request, timeout: Duration) -> io::Result<Answer> {
         self.begin(request)?;
-        Lines::of(&self.stream).answer(timeout)
+        Lines::of(&self.stream).answer(request.answer_max(), timeout)
     }
 
     /// Says what is wanted.
@@ -227,7 +227,7 @@ impl Changes {
     /// `UnexpectedEof` when the daemon is gone, `TimedOut` when it says nothing any more.
     pub fn hear(&mut self) -> io::Result<Heard> {
         loop {
-            return Ok(match self.lines.answer(ALIVE)? {
+            return Ok(match self.lines.answer(ANSWER_MAX, ALIVE)? {
                 Answer::Alive => continue,
                 Answer::Change { change } => Heard::Change(change),
                 Answer::Lost { count } => Heard::Lost(count),

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::wire::PROTOCOL;
+use super::wire::{ANSWER_MAX, LIST_MAX, PROTOCOL};
 use super::*;
 use crate::mirror::events::Change;
 use crate::mirror::report::{Dirty, Primary, Syncs};
@@ -196,7 +196,9 @@ fn raw(line: &[u8]) -> Answer {
     let talk = std::thread::spawn(move || converse(&theirs, &*fake().0, &Streams::default()));
     ours.write_all(line).expect("write");
     ours.shutdown(std::net::Shutdown::Write).expect("shutdown");
-    let answer = Lines::of(ours).answer(LINE_TIMEOUT).expect("an answer");
+    let answer = Lines::of(ours)
+        .answer(ANSWER_MAX, LINE_TIMEOUT)
+        .expect("an answer");
     talk.join().expect("join").expect("talk");
     answer
 }
@@ -417,4 +419,21 @@ fn one_comparison_at_a_time() {
     streams.stop_verify();
     let ended = compare.join().expect("join").expect("an answer");
     assert_eq!(ended.expect("verified").differences, 2);
+}
+
+/// A daemon may be anybody's: one line of it does not fill the memory of who asks.
+#[test]
+fn an_answer_without_an_end_is_not_read_to_it() {
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    let talk = std::thread::spawn(move || {
+        // Until nobody listens any more.
+        while ours.write_all(&[b' '; 4096]).is_ok() {}
+    });
+    let error = Lines::of(theirs)
+        .answer(ANSWER_MAX, LINE_TIMEOUT)
+        .expect_err("no line");
+    talk.join().expect("join");
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(Request::Status.answer_max(), ANSWER_MAX);
+    assert_eq!(Request::Dirty { max: 7 }.answer_max(), LIST_MAX);
 }

@@ -23,8 +23,11 @@ use crate::session::refusal::Refusal;
 pub(in crate::session) const PROTOCOL: u64 = 2;
 /// No request is longer.
 pub(super) const REQUEST_MAX: usize = 64 * 1024;
-/// No answer is longer: a report, or ten thousand dirty objects with long names.
-const ANSWER_MAX: usize = 64 << 20;
+/// No answer is longer but a list: a daemon may be anybody's, and what is read takes some twenty times
+/// as much memory.
+pub(super) const ANSWER_MAX: usize = 2 << 20;
+/// Ten thousand dirty objects with long names.
+pub(super) const LIST_MAX: usize = 64 << 20;
 /// The field that holds the protocol's number.
 const FIELD: &str = "protocol";
 
@@ -69,6 +72,14 @@ impl Request {
         match self {
             Self::Status | Self::Umount { .. } => 1,
             _ => 2,
+        }
+    }
+
+    /// How long its answer may be (bytes).
+    pub(super) fn answer_max(&self) -> usize {
+        match self {
+            Self::Dirty { .. } => LIST_MAX,
+            _ => ANSWER_MAX,
         }
     }
 
@@ -260,15 +271,25 @@ impl<S: Borrow<UnixStream>> Lines<S> {
         }
     }
 
-    /// The next answer.
+    /// The next answer, of `most` bytes at most.
     ///
     /// # Errors
     /// `UnexpectedEof` when there is none any more; `TimedOut`; `InvalidData` when it makes no sense.
-    pub(super) fn answer(&mut self, patience: Duration) -> io::Result<Answer> {
-        match self.next(ANSWER_MAX, patience)? {
-            Line::Whole(line) => Ok(serde_json::from_slice(&line)?),
+    pub(super) fn answer(&mut self, most: usize, patience: Duration) -> io::Result<Answer> {
+        match self.next(most, patience)? {
+            Line::Whole(line) => Answer::read(&line),
             Line::Broken(_) => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+impl Answer {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// `InvalidData` when it makes no sense.
+    pub(super) fn read(line: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(line)?)
     }
 }
 

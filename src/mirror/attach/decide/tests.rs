@@ -615,3 +615,21 @@ fn a_refusal_says_what_is_wrong_with_the_log() {
         "{text}"
     );
 }
+
+/// The replica's disk may have been anybody's; what is said of it goes to a terminal and to a log.
+#[test]
+fn a_reason_from_a_stamp_is_shown_as_one_line() {
+    let mut failed = clean();
+    failed.verdict = Verdict::Doubt {
+        reason: "\x1b[2Jgone\nmirrorfs: all is well".to_owned(),
+        errno: 5,
+    };
+    let p = root(Some(failed.clone()), Match::Primary, false);
+    let r = root(Some(failed), Match::Replica, false);
+    match decide(&p, Ok(&r), Asked::default(), &typed(), &Log::Missing) {
+        Decision::Refuse(refusal) => {
+            assert!(refusal.why.contains("gone") && !refusal.why.contains(char::is_control));
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -104,6 +104,44 @@ fn a_stamp_of_the_first_version_is_read_and_kept() {
     assert_eq!(Stamp::parse(wrong.as_bytes()), Err(Corrupt::Damaged));
 }
 
+/// The next mount, the next failure and the next log count on from what is read.
+#[test]
+fn a_number_that_cannot_grow_is_damage() {
+    type Set = fn(&mut Stamp, u64);
+    let fields: [(&str, Set); 5] = [
+        ("session", |stamp, n| stamp.session = n),
+        ("epoch", |stamp, n| stamp.history[1].number = n),
+        ("generation", |stamp, n| {
+            if let Some(covered) = &mut stamp.covered {
+                covered.log.generation = n;
+            }
+        }),
+        ("intake", |stamp, n| {
+            if let Some(covered) = &mut stamp.covered {
+                covered.intake = n;
+            }
+        }),
+        ("intake before", |stamp, n| {
+            if let Some(covered) = &mut stamp.covered {
+                covered.intake_before = Some(n);
+            }
+        }),
+    ];
+    for (what, set) in fields {
+        let mut stamp = sample();
+        set(&mut stamp, COUNT_MAX);
+        assert_eq!(Stamp::parse(&stamp.encode()), Ok(stamp.clone()), "{what}");
+        for n in [COUNT_MAX + 1, u64::MAX] {
+            set(&mut stamp, n);
+            assert_eq!(
+                Stamp::parse(&stamp.encode()),
+                Err(Corrupt::Damaged),
+                "{what}"
+            );
+        }
+    }
+}
+
 /// A copy of the replica from before the log forgot something is not what the log is about.
 #[test]
 fn a_log_covers_only_the_replica_it_was_kept_for() {
