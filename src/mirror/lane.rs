@@ -288,6 +288,12 @@ impl Way {
         self.number
     }
 
+    /// The replica that it leads to.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Whether ops are still sent by it.
     #[must_use]
     pub fn is_open(&self) -> bool {

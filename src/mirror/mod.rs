@@ -42,6 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use resync::Lacks;
 
 use crate::journal::Twin;
 use crate::store::op::{Action, Op};
@@ -74,11 +75,12 @@ pub trait Record: Send + Sync {
     /// # Errors
     /// When no copy could take the note: then nothing may be acknowledged (docs/SAFETY.md, rule 7).
     fn log_lost(&self, fault: &Fault) -> Result<()>;
-    /// Makes durable that both copies are equal, and the copies before that.
+    /// Makes durable that both copies are equal, but for what the replica was seen to lack, and the
+    /// copies before that.
     ///
     /// # Errors
     /// In words; then the replica is not in-sync.
-    fn healed(&self) -> std::result::Result<(), String>;
+    fn healed(&self, lacks: Lacks) -> std::result::Result<(), String>;
     /// Whether the primary is the primary still: its stamp can be read.
     fn vouches(&self) -> bool;
     /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
@@ -149,6 +151,8 @@ pub struct Parts {
     pub way_back: Option<Box<dyn WayBack>>,
     /// Whether a replica that is back is healed at once, or only when someone asks for it.
     pub at_once: bool,
+    /// Whether what the replica's file system cannot hold is done without.
+    pub does_without: bool,
     /// The most that healing may read and write, in bytes per second.
     pub bytes_per_second: Option<u64>,
     /// The primary's root directory.
@@ -225,6 +229,7 @@ impl Mirror {
         health.resyncing = parts.to_heal;
         let tending = tend::Tending::new(parts.primary_root, parts.way_back, parts.replica_path)
             .at_once(parts.at_once)
+            .without(parts.does_without)
             .limited(parts.bytes_per_second);
         if let Some(reached) = parts.replica {
             tending.begin(&parts.lane, reached, parts.to_heal);

@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use super::attach::refusal::Id;
 use super::failure::Named;
 use super::resync::{Lack, Lacks};
@@ -36,6 +38,8 @@ pub enum Whose {
     Replica,
     /// The primary was not to wait for it.
     Congestion,
+    /// Its file system cannot hold something, and nobody said to do without.
+    Lack,
     /// The write-intent log cannot be written: what may differ is not known any more.
     Log,
     /// Someone asked for it.
@@ -79,6 +83,7 @@ impl Fault {
         match self.whose {
             Whose::Replica => Id::ReplicaFailed,
             Whose::Congestion => Id::PulledAhead,
+            Whose::Lack => Id::MetadataLoss,
             Whose::Log => Id::LogLost,
             Whose::Pause => Id::Paused,
         }
@@ -115,6 +120,7 @@ impl fmt::Display for Fault {
                 write!(f, "replica left behind: {doing}")
             }
             (Whose::Log, Some(errno)) => write!(f, "{doing} failed: {}", Named(errno)),
+            (Whose::Lack, _) => write!(f, "the replica cannot hold everything: {doing}"),
             (Whose::Log | Whose::Pause, _) => f.write_str(doing),
         }
     }
@@ -133,14 +139,14 @@ pub struct Done {
 pub struct Replica {
     target: Arc<dyn Target>,
     /// What it was accepted without (`--metadata-loss=warn`).
-    lacks: Lacks,
+    lacks: Mutex<Lacks>,
     written_bytes: AtomicU64,
 }
 
 impl std::fmt::Debug for Replica {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replica")
-            .field("lacks", &self.lacks)
+            .field("lacks", &*self.lacks.lock())
             .finish_non_exhaustive()
     }
 }
@@ -151,9 +157,15 @@ impl Replica {
     pub fn new(target: Arc<dyn Target>, lacks: Lacks) -> Self {
         Self {
             target,
-            lacks,
+            lacks: Mutex::new(lacks),
             written_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// It was seen to lack these, too, and that is accepted.
+    pub fn accept(&self, lacks: Lacks) {
+        let mut known = self.lacks.lock();
+        *known = known.union(lacks);
     }
 
     /// Bytes written to it.
@@ -276,7 +288,7 @@ impl Replica {
             Action::SetFlags { .. } => Lack::Flags,
             _ => return false,
         };
-        refused && self.lacks.contains(lack)
+        refused && self.lacks.lock().contains(lack)
     }
 
     /// Ties the replica's new object to its node, with the primary's times.

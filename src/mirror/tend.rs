@@ -30,6 +30,7 @@ use super::lane::{Lane, Way};
 use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
 use super::report::{Resync, Syncs};
+use super::resync::Lack;
 use super::state::ReplicaState;
 use super::watch::{Hold, Rest, Standstill, What};
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
@@ -54,6 +55,8 @@ pub struct Tending {
     events: Arc<Events>,
     /// A replica that is back is healed without being asked for.
     at_once: bool,
+    /// What the replica's file system cannot hold is done without.
+    does_without: bool,
     /// The most that healing may read and write, in bytes per second.
     bytes_per_second: Option<u64>,
     state: Mutex<State>,
@@ -115,6 +118,7 @@ impl Tending {
             replica_path,
             events: Arc::default(),
             at_once: true,
+            does_without: false,
             bytes_per_second: None,
             state: Mutex::default(),
             moved: Condvar::new(),
@@ -132,6 +136,12 @@ impl Tending {
     /// The same, that waits to be asked before it takes a replica in again unless `at_once`.
     pub(super) fn at_once(mut self, at_once: bool) -> Self {
         self.at_once = at_once;
+        self
+    }
+
+    /// The same, that puts up with what the replica cannot hold if it `does_without`.
+    pub(super) fn without(mut self, does_without: bool) -> Self {
+        self.does_without = does_without;
         self
     }
 
@@ -360,16 +370,17 @@ impl Mirror {
             // What was taken for healed after that may not be.
             intent.journal().soil_all();
         }
-        match healed {
-            Ok(_) => {}
+        let lacks = match healed {
+            Ok(summary) => summary.lacks,
             Err(Stop::Asked) => return,
             Err(Stop::Fault(fault)) => {
                 self.fail(fault, way);
                 return;
             }
-        }
+        };
+        way.replica().accept(lacks);
         let what = What::long("making both copies durable");
-        let healed = self.ask_replica(Some(way), what, || self.record.healed());
+        let healed = self.ask_replica(Some(way), what, || self.record.healed(lacks));
         if let Err(why) = healed {
             self.fail(Fault::new(Errno::IO, why), way);
             return;
@@ -609,21 +620,18 @@ impl Mirror {
         let health = self.health();
         let verified = health.verified == Verified::Yes;
         let degraded = health.degraded.as_ref().map(|degraded| degraded.id);
-        let dirty = || self.has_dirty();
+        let whole = |way: &Way| way.healing().is_none() && !health.resyncing && !self.has_dirty();
         match (self.lane.way(), degraded) {
-            (Some(way), None) if way.healing().is_none() && !health.resyncing && !dirty() => {
-                if verified {
-                    ReplicaState::InSync
-                } else {
-                    ReplicaState::Unverified
-                }
-            }
+            (Some(way), None) if whole(&way) && verified => ReplicaState::InSync,
+            (Some(way), None) if whole(&way) => ReplicaState::Unverified,
             (Some(_), _) if health.seeding => ReplicaState::Seeding,
             (Some(_), _) => ReplicaState::Resyncing,
             (None, _) if paused => ReplicaState::Paused,
             // Resumed, and about to be taken in.
             (None, Some(Id::PulledAhead | Id::Paused)) => ReplicaState::Behind,
-            (None, Some(Id::ReplicaFailed | Id::LogLost)) => ReplicaState::Failed,
+            (None, Some(Id::ReplicaFailed | Id::LogLost | Id::MetadataLoss)) => {
+                ReplicaState::Failed
+            }
             (None, _) => ReplicaState::Missing,
         }
     }
@@ -763,6 +771,11 @@ impl Ground for Live<'_> {
 
     fn journal(&self) -> &Journal {
         self.journal
+    }
+
+    fn does_without(&self, lack: Lack) -> bool {
+        // A file with two names would be two files, and a change would reach one of them.
+        lack != Lack::Links && self.mirror.tending.does_without
     }
 
     fn clear(&self, marks: Vec<Arc<Mark>>) {

@@ -105,6 +105,7 @@ impl Bench {
             to_heal: false,
             way_back,
             at_once: true,
+            does_without: false,
             replica_path: String::new(),
             bytes_per_second: None,
             primary_root,

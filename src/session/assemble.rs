@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion, Resync};
+use super::config::{
+    Cache, Fsync, Io, MetadataLoss, Mode as When, MountConfig, OnCongestion, Resync,
+};
 use super::first_look;
 use super::keeper::{Heard, Keeper};
 use super::pair;
@@ -28,7 +30,7 @@ use crate::mirror::lane::Lane;
 use crate::mirror::replica::{self, Fault, Whose};
 use crate::mirror::report::Scan;
 use crate::mirror::resync::progress::Line;
-use crate::mirror::resync::{How, Summary};
+use crate::mirror::resync::{How, Lacks, Summary};
 use crate::mirror::window::Limits;
 use crate::mirror::{Degraded, Health, Mirror, Parts, Reached, Record, Verified, WayBack};
 use crate::store::cache::{Cache as StatCache, Cached};
@@ -165,6 +167,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
             .to_string_lossy()
             .into_owned(),
         at_once: config.resync == Resync::Auto,
+        does_without: config.metadata_loss == MetadataLoss::Warn,
         bytes_per_second: config.bwlimit,
         primary_root,
         nodes: nodes.clone(),
@@ -469,12 +472,12 @@ impl Record for Attached {
             .map_err(|failure| failure.errno)
     }
 
-    fn healed(&self) -> Result<(), String> {
+    fn healed(&self, lacks: Lacks) -> Result<(), String> {
         // What was only skipped in between has not changed what the stamps say.
         if self.is_in_sync() {
             return Ok(());
         }
-        Self::healed(self).map_err(|failure| failure.to_string())
+        Self::healed(self, lacks).map_err(|failure| failure.to_string())
     }
 
     fn vouches(&self) -> bool {

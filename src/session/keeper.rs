@@ -215,6 +215,9 @@ impl Keeper {
                  and what may differ is not known any more: the copies have to be compared.",
                 errno.map_or(String::new(), |errno| format!(": {}", Named(errno)))
             ),
+            (Id::MetadataLoss, _) => format!(
+                "The replica cannot hold everything that the primary has: {doing}.\n{remembered}"
+            ),
             (Id::Paused, _) => format!("The replica was set aside at {{since}}.\n{remembered}"),
             _ => format!(
                 "Mounted without the replica: {doing}\n\
@@ -229,6 +232,10 @@ impl Keeper {
             (Id::LogLost, _) => Some(format!(
                 "Make sure that there is room for the log, then: mirrorfs umount {at}\n\
                  and mount again with --adopt, which compares and makes the replica equal."
+            )),
+            (Id::MetadataLoss, _) => Some(format!(
+                "Give the replica another file system. Or do without: mirrorfs umount {at}\n\
+                 and mount again with --metadata-loss=warn, which does not help for links."
             )),
             (Id::Paused, _) => Some(format!("To take it in again: mirrorfs resume {at}")),
             (Id::PulledAhead, _) => Some(format!(

@@ -277,3 +277,39 @@ fn killed() {
     }
     heals_by_itself(mount);
 }
+
+/// What the replica's file system cannot hold, found while it is filled or healed behind the mount: that
+/// is no in-sync, now or at the next mount, unless somebody says to do without.
+#[test]
+fn what_a_replica_cannot_hold_is_not_in_sync() {
+    need_root!();
+    need_product!();
+    need_programs!("mkfs.ext4");
+    // Inodes too small for more than whole seconds.
+    let image = Image::new("ext4", 64, &["-I", "128"]);
+    let replica = image.path().join("copy");
+    std::fs::create_dir(&replica).expect("mkdir");
+    // Nothing is copied before it is mounted.
+    let mut mount = Wish::default()
+        .replica(&replica)
+        .arg("--bwlimit=1G")
+        .prepare();
+    let make = |dir: &Path, name: &str| std::fs::write(dir.join(name), name).expect("write");
+    make(&mount.primary, "before");
+    mount.mount();
+    for _ in 0..2 {
+        wait_until("it is known", || mount.state() == "degraded");
+        mount.status().code(1);
+        assert!(mount.status().out.contains("MF-0024"), "{}", mount.status());
+        make(&mount.mountpoint, "goes-on");
+        mount.umount();
+        mount.try_mount(&[]).ok();
+    }
+    mount.umount();
+    mount.try_mount(&["--metadata-loss=warn"]).ok();
+    wait_until("it does without", || mount.state() == "in-sync");
+    make(&mount.mountpoint, "later");
+    assert_eq!(mount.state(), "in-sync");
+    mount.product("verify", &[]).ok();
+    mount.umount();
+}

@@ -424,7 +424,7 @@ impl Attached {
     ///
     /// # Errors
     /// The copy and call that failed: the replica is not in-sync, or its stamp does not say so.
-    pub fn healed(&self) -> Result<(), Failure> {
+    pub fn healed(&self, lacks: Lacks) -> Result<(), Failure> {
         let failed = |copy, call| move |errno| at_root(copy, call, errno);
         let replica = {
             let state = self.state.lock();
@@ -442,6 +442,7 @@ impl Attached {
             let mut stamp = state.stamp.clone();
             stamp.written = clock::now().tv_sec;
             stamp.verdict = Verdict::InSync;
+            stamp.lacks = stamp.lacks.union(lacks);
             // From here on the replica may carry this history.
             state.replica_history.clone_from(&stamp.history);
             self.write_primary(&mut state, stamp)?;

@@ -20,7 +20,7 @@ use crate::journal::Journal;
 use crate::mirror::failure::{Copy, Failure, Named, Shown, show_path};
 use crate::mirror::intent::whole_tree;
 use crate::mirror::resync::progress::{Phase, Progress, grouped};
-use crate::mirror::resync::{self, How, Lacks, Summary};
+use crate::mirror::resync::{self, How, Lack, Lacks, Summary};
 use crate::store::walk;
 use crate::sys::{Errno, clock, random};
 use decide::{Asked, Decision, Found, Log, Root, Say, Typed};
@@ -465,7 +465,9 @@ impl Attempt<'_> {
                 return self.or_alone(excusable, refusal, Some(stamp), None);
             }
         };
-        if !summary.lacks.is_empty() && self.options.metadata_loss == MetadataLoss::Fail {
+        // A file with two names would be two files, and a change would reach one of them.
+        let is_exact = self.options.metadata_loss == MetadataLoss::Fail;
+        if summary.lacks.contains(Lack::Links) || (is_exact && !summary.lacks.is_empty()) {
             let refusal = self.metadata_lost(&summary);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
@@ -769,10 +771,12 @@ impl Attempt<'_> {
             .collect();
         let (_, command) = self.say.compared();
         let want = "To do without".to_owned();
-        refusal.next = vec![
-            self.say.alone(),
-            (want, format!("{command} --metadata-loss=warn")),
-        ];
+        refusal.next = vec![self.say.alone()];
+        // Without hard links there is no mirror of a file that has several names.
+        if !summary.lacks.contains(Lack::Links) {
+            let command = format!("{command} --metadata-loss=warn");
+            refusal.next.push((want, command));
+        }
         refusal
     }
 

@@ -201,8 +201,8 @@ impl Worker<'_> {
             .fetch_add(passed.get(), Ordering::Relaxed);
         self.moved_bytes += 2 * passed.get();
         self.summary.repaired += 1;
-        let lack = &mut self.summary.lacking();
-        want.carry_to_new(held.as_fd(), &self.proven, lack)?;
+        want.carry_to_new(held.as_fd(), &self.proven, &mut self.summary.lacking())?;
+        self.put_up()?;
         Ok(true)
     }
 
@@ -226,7 +226,22 @@ impl Worker<'_> {
             return Ok(());
         }
         self.summary.repaired += 1;
-        want.carry_over(fd, is_root, false, &mut self.summary.lacking())
+        want.carry_over(fd, is_root, false, &mut self.summary.lacking())?;
+        self.put_up()
+    }
+
+    /// Ends the healing where the replica was seen to lack what nobody wants to do without: what goes
+    /// on is called in-sync in the end.
+    pub(super) fn put_up(&self) -> Result<(), Trouble> {
+        let mut lacks = self.summary.lacks.iter();
+        let refused = lacks.find(|&lack| !self.ground.does_without(lack));
+        refused.map_or(Ok(()), |lack| {
+            Err(Trouble {
+                copy: Copy::Replica,
+                call: lack.word(),
+                errno: Errno::OPNOTSUPP,
+            })
+        })
     }
 }
 

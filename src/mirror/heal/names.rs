@@ -297,6 +297,7 @@ impl Worker<'_> {
         match special {
             Err(errno) if cannot_hold(errno) => {
                 self.summary.lacking()(Lack::Entry, Named(errno).to_string());
+                self.put_up()?;
                 return Ok(None);
             }
             made => made.on(Copy::Replica, "mknodat")?,
@@ -389,8 +390,9 @@ impl Worker<'_> {
         unlock(dir)?;
         let (from, to) = (above.replica.as_fd(), dir.pair.replica.as_fd());
         match rustix::fs::linkat(from, old, to, name.as_c_str(), AtFlags::empty()) {
-            Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)) => {
+            Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) => {
                 self.summary.lacking()(Lack::Links, format!("a hard link: {}", Named(errno)));
+                self.put_up()?;
                 return Ok(None);
             }
             linked => linked.on(Copy::Replica, "linkat")?,
@@ -398,6 +400,11 @@ impl Worker<'_> {
         self.summary.linked += 1;
         self.links.doubt(primary.ident);
         let stat = Stat::of_name(to, name.as_c_str()).on(Copy::Replica, "statx")?;
+        if stat.ident != twin.ident {
+            // sshfs: the names of a file have numbers of their own.
+            self.summary.lacking()(Lack::Links, "a hard link is not one file".to_owned());
+            self.put_up()?;
+        }
         Ok(Some(stat))
     }
 

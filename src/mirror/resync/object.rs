@@ -209,12 +209,17 @@ impl Worker<'_> {
             }
         }
         match linked {
-            Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP)) => {
+            Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) => {
                 self.lose(Lack::Links, format!("linkat: {}", Named(errno)));
                 Ok(false)
             }
             done => {
                 done.on(Copy::Replica, "linkat")?;
+                let made = Stat::of_name(top, c_name).on(Copy::Replica, "statx")?;
+                if made.ident != first.replica {
+                    // sshfs: the names of a file have numbers of their own.
+                    self.lose(Lack::Links, "linkat: the names are not one file".to_owned());
+                }
                 self.shared.counts.created.add(1);
                 Ok(true)
             }

@@ -350,6 +350,7 @@ fn revived(bench: &Bench) -> Arc<Mirror> {
         to_heal: true,
         way_back: None,
         at_once: true,
+        does_without: false,
         replica_path: String::new(),
         bytes_per_second: None,
         primary_root,

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd as _;
 
 use super::*;
+use crate::mirror::resync::Lacks;
 use crate::store::descriptor::Access;
 
 /// The replica as a test wants it: it stops before any change, and starts again, or fails.
@@ -389,7 +390,7 @@ impl Record for Note {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
-    fn healed(&self) -> std::result::Result<(), String> {
+    fn healed(&self, _: Lacks) -> std::result::Result<(), String> {
         Ok(())
     }
     fn vouches(&self) -> bool {

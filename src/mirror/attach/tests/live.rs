@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::mirror::attach::identity::LogId;
+use crate::mirror::resync::Lacks;
 use crate::mirror::resync::Progress;
 use crate::store::walk;
 use crate::sys::at;
@@ -142,7 +143,7 @@ fn a_killed_mirror_is_healed_by_its_log() {
             // Killed again in the middle.
             continue;
         }
-        mount.healed().expect("healed");
+        mount.healed(Lacks::default()).expect("healed");
         assert!(mount.is_in_sync());
         assert_eq!(
             pair.stamps().map(|s| s.expect("stamped").verdict),
@@ -213,7 +214,7 @@ fn an_outage_is_one_epoch() {
         }
         pair.reattach(&mount, "r").expect("it is ours");
         mount.begin_resync().expect("begun");
-        mount.healed().expect("healed");
+        mount.healed(Lacks::default()).expect("healed");
         assert!(mount.is_in_sync());
     }
     assert!(mount.mark_degraded(None, "once more").is_ok());
@@ -222,7 +223,7 @@ fn an_outage_is_one_epoch() {
     drop(mount);
     let mount = pair.attach("").expect("healed at the mount");
     assert!(mount.is_resyncing());
-    mount.healed().expect("healed");
+    mount.healed(Lacks::default()).expect("healed");
     mount.close_clean().expect("closed");
     let [p, r] = pair.stamps();
     assert_eq!(p, r);
@@ -346,7 +347,7 @@ fn a_replica_that_comes_later() {
     assert_eq!(mount.epoch(), 2);
     pair.reattach(&mount, "r").expect("itself");
     mount.begin_resync().expect("begun");
-    mount.healed().expect("healed");
+    mount.healed(Lacks::default()).expect("healed");
     mount.close_clean().expect("closed");
     drop(mount);
     let [p, r] = pair.stamps();
@@ -462,7 +463,7 @@ fn a_replica_that_takes_no_stamp() {
     assert!(lock_down(&pair.replica, false));
     pair.reattach(&mount, "r").expect("writable again");
     mount.begin_resync().expect("begun");
-    mount.healed().expect("healed");
+    mount.healed(Lacks::default()).expect("healed");
     mount.close_clean().expect("closed");
     let [p, r] = pair.stamps();
     assert_eq!(p, r);
