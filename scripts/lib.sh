@@ -62,7 +62,7 @@ daemons_below() {
 NEEDS="mkfs.ext4:e2fsprogs chattr:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs mkfs.btrfs:btrfs-progs
     btrfs:btrfs-progs setfacl:acl getfacl:acl getfattr:attr setfattr:attr setcap:libcap2-bin getcap:libcap2-bin
     fusermount3:fuse3 fio:fio time:time sqlite3:sqlite3 strace:strace git:git gcc:build-essential make:build-essential ar:binutils tar:tar
-    diff:diffutils findmnt:util-linux setpriv:util-linux setsid:util-linux fsfreeze:util-linux
+    diff:diffutils findmnt:util-linux setpriv:util-linux setsid:util-linux unshare:util-linux chroot:coreutils fsfreeze:util-linux
     prlimit:util-linux flock:util-linux fincore:util-linux-extra script:bsdutils getent:libc-bin
     systemd-analyze:systemd curl:curl rsync:rsync python3:python3 cmp:diffutils cp:coreutils
     losetup:mount mandoc:mandoc groff:groff-base"

@@ -5,6 +5,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::failure::Named;
 use super::intent::{Intent, whole_tree};
@@ -175,6 +176,17 @@ impl Mirror {
         let thread = std::thread::Builder::new().name("leave".to_owned());
         if let Err(error) = thread.spawn(leave) {
             tracing::debug!("descriptors of the replica stay open: {error}");
+        }
+    }
+
+    /// Waits until nothing of us holds the replica any more, so that its disk can be unmounted; not for
+    /// one that hangs.
+    pub fn wait_until_left(&self) {
+        // The tending thread holds it until it looks for it again.
+        self.tending.ask();
+        let until = Instant::now() + self.watch.patience();
+        while Instant::now() < until && (self.lane.is_haunted() || !self.record.has_left()) {
+            std::thread::park_timeout(Duration::from_millis(2));
         }
     }
 

@@ -86,6 +86,10 @@ pub trait Record: Send + Sync {
     /// Lets go of a replica that failed, so that its disk can be unmounted. May take as long as
     /// anything there.
     fn leave(&self);
+    /// Whether nothing of the replica is held, and nobody is on the way to it.
+    fn has_left(&self) -> bool {
+        true
+    }
     /// Notes an orderly end: both copies equal and durable if `in_sync`.
     ///
     /// # Errors

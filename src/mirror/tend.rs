@@ -228,7 +228,7 @@ impl Mirror {
         while let Some(Asked { asked, sync }) = self.tending.wait(limit) {
             if way.as_ref().is_none_or(|way| !way.is_open()) {
                 // Who holds on to a way that is closed keeps the replica from being taken in.
-                let left = way.take();
+                let left = (way.take(), self.tending.state.lock().replica_root.take());
                 self.ask_replica(None, What::new("close"), || drop(left));
                 self.note_again();
                 way = self.reach(asked);

@@ -488,6 +488,10 @@ impl Record for Attached {
         self.leave_replica();
     }
 
+    fn has_left(&self) -> bool {
+        Self::has_left(self)
+    }
+
     fn degraded(&self, fault: &Fault) -> crate::sys::Result<u64> {
         self.mark_degraded(fault.errno, &fault.doing)
             .map_err(|failure| failure.errno)?;

@@ -385,6 +385,7 @@ impl Controlled for Keeper {
 
     fn pause(&self) -> Result<(), Refusal> {
         self.heard.mirror.pause();
+        self.heard.mirror.wait_until_left();
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod compare_itself;
 mod degrade;
 mod direct;
 mod escape;
+mod examples;
 mod faults;
 mod hang;
 mod known_issues;

@@ -287,6 +287,13 @@ impl Attached {
         drop(left);
     }
 
+    /// Whether nothing of the replica is held, and nobody is on the way to it.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let mut state = self.state.lock();
+        state.replica.is_none() && state.is_answered()
+    }
+
     /// Looks whether the replica is back, and takes its lock if it is. Nothing is written on a
     /// directory that is not this mirror's own, covered replica. Returns its root, for the tree.
     ///

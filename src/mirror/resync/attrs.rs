@@ -217,8 +217,10 @@ impl Attrs {
                 p.uid, p.gid, r.uid, r.gid
             ));
         }
-        // Told to do without exact times, we still want them to the two seconds of the coarsest.
-        let close = ignore.contains(Lack::Times) && p.mtime.seconds.abs_diff(r.mtime.seconds) <= 2;
+        // Told to do without exact times, we still want them to the two seconds of the coarsest; but
+        // those of symlinks some cannot set at all.
+        let close = ignore.contains(Lack::Times)
+            && (p.kind() == FileType::Symlink || p.mtime.seconds.abs_diff(r.mtime.seconds) <= 2);
         if p.mtime != r.mtime && !close {
             let (p, r) = (show_time(p.mtime), show_time(r.mtime));
             found.push(format!("modified {p} on primary, {r} on replica"));
