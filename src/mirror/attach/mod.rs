@@ -770,12 +770,10 @@ impl Attempt<'_> {
             .map(|loss| format!("{}: {}", show_path(&loss.path), loss.detail))
             .collect();
         let (_, command) = self.say.compared();
-        let want = "To do without".to_owned();
-        refusal.next = vec![self.say.alone()];
-        // Without hard links there is no mirror of a file that has several names.
-        if !summary.lacks.contains(Lack::Links) {
-            let command = format!("{command} --metadata-loss=warn");
-            refusal.next.push((want, command));
+        let without = format!("{command} --metadata-loss=warn");
+        refusal.next = vec![self.say.alone(), ("To do without".to_owned(), without)];
+        if summary.lacks.contains(Lack::Links) {
+            refusal.next.pop(); // there is no mirror of a file with several names without links
         }
         refusal
     }
