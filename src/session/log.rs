@@ -3,7 +3,7 @@
 //! a file.
 //!
 //! One line per event: `mirrorfs[812]: replica /backup/data failed: ... [MF-0003]`. A field `id`
-//! becomes the bracket, what the message says in words anyway ([`TOLD`]) is left out, other fields
+//! becomes the bracket, what the message says in words anyway (`TOLD`) is left out, other fields
 //! follow the message as `name=value`. The journal gets every field by itself as well, as
 //! `MIRRORFS_NAME=value` (systemd's "Native Journal Protocol").
 
