@@ -64,6 +64,8 @@ impl Pair {
                 discard: flags.contains('x'),
             },
             log: self.logged.then(|| self.keeping()),
+            // A program that another test starts holds our locks until it is begun.
+            patience: std::time::Duration::from_millis(300),
             ..Options::default()
         };
         attach(
