@@ -405,8 +405,10 @@ fn killed_and_begun_again() {
         });
         child.0.kill().expect("kill");
         if !child.0.wait().expect("wait").success() {
-            caught += 1;
-            product("verify", &[], [&p, &r]).code(NO);
+            // Nothing is missing where it was ended between the last copy and its last word.
+            let ran = product("verify", &[], [&p, &r]);
+            assert!(ran.code == Some(NO) || ran.code == Some(0), "{ran}");
+            caught += usize::from(ran.code == Some(NO));
         }
     }
     assert!(caught > KILLS / 2, "{caught} of {KILLS}");

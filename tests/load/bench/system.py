@@ -32,7 +32,8 @@ def run(*words, timeout=600, **options):
 
 def read(path, default=""):
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        # A name may hold what Python takes for the end of a line; the kernel escapes "\\n" only.
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             return file.read().strip()
     except OSError:
         return default
@@ -94,7 +95,7 @@ def end_pid(pid, seconds=20.0):
 
 def mounted(place):
     place = str(place)
-    lines = read("/proc/self/mountinfo").splitlines()
+    lines = read("/proc/self/mountinfo").split("\n")
     return any(line.split()[4] == place for line in lines)
 
 
