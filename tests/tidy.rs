@@ -385,11 +385,10 @@ fn reachable(crate_root: &Path, read: &dyn Fn(&Path) -> Option<String>) -> BTree
 
 /// Names are anyone's to choose: what is printed of a path goes through `Shown`.
 fn names_are_shown(path: &str, text: &str) -> Vec<String> {
-    let code = if path.starts_with("src/") {
-        code(text)
-    } else {
-        String::new()
-    };
+    if !path.starts_with("src/") {
+        return Vec::new();
+    }
+    let code = code(text);
     code.match_indices(".display()")
         .map(|(at, _)| {
             format!(

@@ -30,7 +30,6 @@ use super::lane::{Lane, Way};
 use super::pace::{self, Pace};
 use super::replica::{Fault, Whose};
 use super::report::{Resync, Syncs};
-use super::resync::Lack;
 use super::state::ReplicaState;
 use super::watch::{Hold, Rest, Standstill, What};
 use super::{Mirror, NOTHING, Reached, Verified, WayBack};
@@ -773,9 +772,8 @@ impl Ground for Live<'_> {
         self.journal
     }
 
-    fn does_without(&self, lack: Lack) -> bool {
-        // A file with two names would be two files, and a change would reach one of them.
-        lack != Lack::Links && self.mirror.tending.does_without
+    fn does_without(&self) -> bool {
+        self.mirror.tending.does_without
     }
 
     fn clear(&self, marks: Vec<Arc<Mark>>) {

@@ -53,7 +53,7 @@ pub fn give_up() -> Result<(), Refusal> {
     if hides_processes() {
         kept |= CapabilitySet::SYS_PTRACE;
     }
-    confine::keep_capabilities(kept).map_err(no)?;
+    confine::keep_only(kept).map_err(no)?;
     confine::gain_nothing().map_err(no)
 }
 

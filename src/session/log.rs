@@ -129,14 +129,9 @@ fn severity(level: Level) -> u8 {
 }
 
 impl Sink {
-    fn write(&self, level: Level, line: Line) {
+    fn write(&self, level: Level, line: &Line) {
         let pid = std::process::id();
         let severity = severity(level);
-        if let Self::Journal(socket, mirror) = self {
-            let entry = line.entry(severity, mirror);
-            drop(socket.send_to(entry.as_bytes(), JOURNAL));
-            return;
-        }
         let text = line.finish();
         // A log that cannot be written has nobody to tell: every result below is dropped.
         match self {
@@ -152,7 +147,10 @@ impl Sink {
                 let line = format!("<{}>mirrorfs[{pid}]: {text}", FACILITY << 3 | severity);
                 drop(socket.send_to(line.as_bytes(), "/dev/log"));
             }
-            Self::Journal(..) => {}
+            Self::Journal(socket, mirror) => {
+                let entry = line.entry(&text, severity, mirror);
+                drop(socket.send_to(entry.as_bytes(), JOURNAL));
+            }
             Self::File(file) => {
                 let time = clock::rfc3339(clock::now().tv_sec);
                 let line = format!("{time} mirrorfs[{pid}]: {text}\n");
@@ -170,7 +168,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
-        self.sink.write(*event.metadata().level(), line);
+        self.sink.write(*event.metadata().level(), &line);
     }
 }
 
@@ -198,13 +196,12 @@ impl Line {
         text
     }
 
-    /// The same as an entry of the journal.
-    fn entry(&self, severity: u8, mirror: &str) -> String {
+    /// The same as an entry of the journal, whose message is `text`.
+    fn entry(&self, text: &str, severity: u8, mirror: &str) -> String {
         let pid = std::process::id();
         let mut entry = format!(
-            "MESSAGE={}\nPRIORITY={severity}\nSYSLOG_FACILITY={FACILITY}\nSYSLOG_IDENTIFIER=mirrorfs\n\
-             SYSLOG_PID={pid}\nMIRRORFS_MIRROR={mirror}\n",
-            self.finish()
+            "MESSAGE={text}\nPRIORITY={severity}\nSYSLOG_FACILITY={FACILITY}\nSYSLOG_IDENTIFIER=mirrorfs\n\
+             SYSLOG_PID={pid}\nMIRRORFS_MIRROR={mirror}\n"
         );
         let id = self.id.iter().map(|id| ("id", id));
         for (name, value) in id.chain(self.fields.iter().map(|(name, value)| (*name, value))) {
@@ -281,7 +278,7 @@ mod tests {
                 ("epoch", "8".to_owned()),
             ],
         };
-        let entry = line.entry(3, "/data");
+        let entry = line.entry(&line.finish(), 3, "/data");
         let pid = std::process::id();
         assert_eq!(
             entry.lines().collect::<Vec<_>>(),

@@ -118,7 +118,7 @@ const X32: i64 = 0x4000_0000;
 ///
 /// # Errors
 /// `EPERM` without `CAP_SETPCAP`.
-pub fn keep_capabilities(kept: CapabilitySet) -> Result<()> {
+pub fn keep_only(kept: CapabilitySet) -> Result<()> {
     for capability in CapabilitySet::all().iter() {
         let is_known = rustix::thread::capability_is_in_bounding_set(capability);
         if !kept.contains(capability) && is_known == Ok(true) {
@@ -381,7 +381,7 @@ mod tests {
         }
         let thread = std::thread::spawn(|| {
             let kept = CapabilitySet::CHOWN | CapabilitySet::FOWNER;
-            keep_capabilities(kept).expect("given up");
+            keep_only(kept).expect("given up");
             let now = rustix::thread::capabilities(None).expect("capabilities");
             assert_eq!((now.permitted, now.effective), (kept, kept));
             assert!(now.inheritable.is_empty());

@@ -20,7 +20,7 @@ use crate::journal::Journal;
 use crate::mirror::failure::{Copy, Failure, Named, Shown, show_path};
 use crate::mirror::intent::whole_tree;
 use crate::mirror::resync::progress::{Phase, Progress, grouped};
-use crate::mirror::resync::{self, How, Lack, Lacks, Summary};
+use crate::mirror::resync::{self, How, Lacks, Summary};
 use crate::store::walk;
 use crate::sys::{Errno, clock, random};
 use decide::{Asked, Decision, Found, Log, Root, Say, Typed};
@@ -465,9 +465,8 @@ impl Attempt<'_> {
                 return self.or_alone(excusable, refusal, Some(stamp), None);
             }
         };
-        // A file with two names would be two files, and a change would reach one of them.
-        let is_exact = self.options.metadata_loss == MetadataLoss::Fail;
-        if summary.lacks.contains(Lack::Links) || (is_exact && !summary.lacks.is_empty()) {
+        let does_without = self.options.metadata_loss == MetadataLoss::Warn;
+        if summary.lacks.refused(does_without).is_some() {
             let refusal = self.metadata_lost(&summary);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
@@ -770,10 +769,10 @@ impl Attempt<'_> {
             .map(|loss| format!("{}: {}", show_path(&loss.path), loss.detail))
             .collect();
         let (_, command) = self.say.compared();
-        let without = format!("{command} --metadata-loss=warn");
-        refusal.next = vec![self.say.alone(), ("To do without".to_owned(), without)];
-        if summary.lacks.contains(Lack::Links) {
-            refusal.next.pop(); // there is no mirror of a file with several names without links
+        refusal.next = vec![self.say.alone()];
+        if summary.lacks.refused(true).is_none() {
+            let without = format!("{command} --metadata-loss=warn");
+            refusal.next.push(("To do without".to_owned(), without));
         }
         refusal
     }

@@ -12,8 +12,9 @@ use rustix::fs::{FileType, OFlags};
 use super::item::{Item, Next, Task};
 use super::place::{Pair, Way};
 use super::worker::Worker;
-use super::{Halt, Healing, Outcome};
+use super::{Halt, Healing, Outcome, Stop};
 use crate::mirror::failure::Copy;
+use crate::mirror::replica::{Fault, Whose};
 use crate::mirror::resync::Lacks;
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{File, On, Trouble, next_data};
@@ -201,8 +202,8 @@ impl Worker<'_> {
             .fetch_add(passed.get(), Ordering::Relaxed);
         self.moved_bytes += 2 * passed.get();
         self.summary.repaired += 1;
-        want.carry_to_new(held.as_fd(), &self.proven, &mut self.summary.lacking())?;
-        self.put_up()?;
+        let lack = &mut self.summary.lacking();
+        want.carry_to_new(held.as_fd(), &self.proven, lack)?;
         Ok(true)
     }
 
@@ -226,21 +227,16 @@ impl Worker<'_> {
             return Ok(());
         }
         self.summary.repaired += 1;
-        want.carry_over(fd, is_root, false, &mut self.summary.lacking())?;
-        self.put_up()
+        want.carry_over(fd, is_root, false, &mut self.summary.lacking())
     }
 
     /// Ends the healing where the replica was seen to lack what nobody wants to do without: what goes
     /// on is called in-sync in the end.
-    pub(super) fn put_up(&self) -> Result<(), Trouble> {
-        let mut lacks = self.summary.lacks.iter();
-        let refused = lacks.find(|&lack| !self.ground.does_without(lack));
+    pub(super) fn put_up(&self, item: &Item) -> Result<(), Stop> {
+        let refused = self.summary.lacks.refused(self.ground.does_without());
         refused.map_or(Ok(()), |lack| {
-            Err(Trouble {
-                copy: Copy::Replica,
-                call: lack.word(),
-                errno: Errno::OPNOTSUPP,
-            })
+            let what = format!("{} of {}", lack.word(), item.held.node().display_path());
+            Err(Stop::Fault(Fault::without_errno(Whose::Lack, &what)))
         })
     }
 }

@@ -27,7 +27,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::journal::{Journal, Mark, Pins};
 use crate::mirror::failure::{Copy, Named};
-use crate::mirror::replica::{Fault, Whose};
+use crate::mirror::replica::Fault;
 use crate::mirror::resync::content::Trouble;
 use crate::mirror::resync::{Lack, Lacks};
 use crate::mirror::watch::{Hold, Standstill};
@@ -119,10 +119,8 @@ pub trait Ground: Sync {
     /// The replica's object of this primary object is another one now, or has another place: its
     /// node must learn that anew.
     fn twin_replaced(&self, primary: Ident);
-    /// Whether the replica may do without what its file system cannot hold: if not, nothing that lacks
-    /// it is healed.
-    fn does_without(&self, lack: Lack) -> bool {
-        _ = lack;
+    /// Whether what the replica's file system cannot hold is done without, as far as that can be.
+    fn does_without(&self) -> bool {
         true
     }
     /// Whether the primary is the primary still: its stamp can be read. Asked before anything is
@@ -405,12 +403,6 @@ impl Stop {
     /// A call that failed while `path` was being healed.
     fn of(trouble: &Trouble, path: &str) -> Self {
         let Trouble { copy, call, errno } = trouble;
-        if Lack::ALL.iter().any(|lack| lack.word() == *call) {
-            return Self::Fault(Fault::without_errno(
-                Whose::Lack,
-                &format!("{call} of {path}"),
-            ));
-        }
         Self::Fault(Fault::new(
             *errno,
             format!("healing of {path}: {call} on the {copy}"),

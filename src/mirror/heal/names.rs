@@ -297,7 +297,6 @@ impl Worker<'_> {
         match special {
             Err(errno) if cannot_hold(errno) => {
                 self.summary.lacking()(Lack::Entry, Named(errno).to_string());
-                self.put_up()?;
                 return Ok(None);
             }
             made => made.on(Copy::Replica, "mknodat")?,
@@ -392,7 +391,6 @@ impl Worker<'_> {
         match rustix::fs::linkat(from, old, to, name.as_c_str(), AtFlags::empty()) {
             Err(errno @ (Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS)) => {
                 self.summary.lacking()(Lack::Links, format!("a hard link: {}", Named(errno)));
-                self.put_up()?;
                 return Ok(None);
             }
             linked => linked.on(Copy::Replica, "linkat")?,
@@ -403,7 +401,6 @@ impl Worker<'_> {
         if stat.ident != twin.ident {
             // sshfs: the names of a file have numbers of their own.
             self.summary.lacking()(Lack::Links, "a hard link is not one file".to_owned());
-            self.put_up()?;
         }
         Ok(Some(stat))
     }

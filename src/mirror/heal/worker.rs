@@ -319,13 +319,8 @@ impl<'a> Worker<'a> {
     /// What a mark of the whole tree is about.
     pub(super) fn whole_tree(&self) -> Result<Object, Stop> {
         whole_tree(self.ground.primary_root()).map_err(|errno| {
-            let call = "statx";
-            let trouble = Trouble {
-                copy: Copy::Primary,
-                call,
-                errno,
-            };
-            Stop::of(&trouble, ".")
+            let (copy, call) = (Copy::Primary, "statx");
+            Stop::of(&Trouble { copy, call, errno }, ".")
         })
     }
 
@@ -569,6 +564,7 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             let next = self.perform(&mut item, &way, &others);
+            self.put_up(&item)?;
             if next.is_err() {
                 self.above = None;
             }

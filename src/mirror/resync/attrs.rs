@@ -105,6 +105,14 @@ impl Lacks {
         Self(self.0 | other.0)
     }
 
+    /// A kind that is not done without: any, unless told to; never which names are one inode. A file with
+    /// two names would be two files, and a change would reach one of them.
+    #[must_use]
+    pub fn refused(self, does_without: bool) -> Option<Lack> {
+        self.iter()
+            .find(|&lack| !does_without || lack == Lack::Links)
+    }
+
     /// The kinds, in order.
     pub fn iter(self) -> impl Iterator<Item = Lack> {
         Lack::ALL

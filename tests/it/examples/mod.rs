@@ -15,6 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::run::{MIRRORFS, mirrorfs, run_within};
+use crate::support::sys::own_mounts;
 use crate::support::{base, skip, temp_in};
 use crate::{need_product, need_programs, need_root};
 
@@ -184,20 +185,19 @@ fn play(story: &[Step]) -> Result<(), String> {
     std::fs::write(at("scene"), stories::SCENE).expect("write");
     std::fs::write(at("story"), script(story)).expect("write");
     let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--propagation",
-        "private",
-    ]);
+    command.args(["--pid", "--fork", "--kill-child"]);
     command.arg("bash").arg(at("scene")).arg(dir.path());
     command
         .arg(env!("CARGO_MANIFEST_DIR"))
         .env("LC_ALL", "C")
         .env("TZ", "UTC");
-    let ran = run_within(&mut command, Duration::from_secs(180));
+    let ran = std::thread::scope(|scope| {
+        let alone = scope.spawn(|| {
+            own_mounts();
+            run_within(&mut command, Duration::from_secs(180))
+        });
+        alone.join().expect("no panic")
+    });
     if ran.code == Some(0) {
         Ok(())
     } else {

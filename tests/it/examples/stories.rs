@@ -8,13 +8,6 @@ use super::{Step, fails, fstab, not, printed, typed};
 /// installed as `scripts/install` does it. `$1` is a directory of the test's own, `$2` the repository.
 pub(super) const SCENE: &str = r#"
 set -euo pipefail
-# The mounts of other tests would not go away as long as this namespace has them.
-findmnt -rn -o TARGET,FSTYPE,SOURCE | tac | while read -r target type source; do
-    target=$(printf %b "$target")
-    case "$type $source" in
-    fuse* | *" /dev/loop"*) [[ $1/ = "$target"/* ]] || umount -l "$target" || true ;;
-    esac
-done
 mount -t tmpfs -o mode=755 top "$1/top"
 mkdir "$1"/top/{upper,work,root}
 mount -t overlay -o "lowerdir=/,upperdir=$1/top/upper,workdir=$1/top/work" overlay "$1/top/root"
