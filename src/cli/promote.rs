@@ -46,16 +46,17 @@ pub(super) fn run(args: &PromoteArgs) -> Exit {
 }
 
 fn tell(path: &Path, promoted: &Promoted) -> Exit {
-    let path = path.shown();
     for note in &promoted.notes {
         say(note);
     }
     say(&format!(
-        "{path} is a primary now, epoch {}. Its old primary is a stale copy.",
+        "{} is a primary now, epoch {}. Its old primary is a stale copy.",
+        path.shown(),
         promoted.epoch
     ));
     say(&format!(
-        "To mount it with a new replica: mirrorfs mount {path} MOUNTPOINT --replica DIR"
+        "To mount it with a new replica: mirrorfs mount {} MOUNTPOINT --replica DIR",
+        path.quoted()
     ));
     Exit::Success
 }

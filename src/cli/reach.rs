@@ -115,7 +115,8 @@ pub(super) fn nobody(mount: &Mount) -> Refusal {
             "the daemon of {place} is gone: the mount is dead, and the copies must be compared."
         ))
         .next(format!(
-            "Unmount it, then mount again: mirrorfs umount {place}"
+            "Unmount it, then mount again: mirrorfs umount {}",
+            mount.target.quoted()
         ))
         .id("MF-0047"),
         Some(false) => unreachable(mount),
@@ -129,7 +130,10 @@ pub(super) fn unreachable(mount: &Mount) -> Refusal {
     let me = rustix::process::geteuid();
     if me.is_root() || mount.user_id() == Some(me.as_raw()) {
         return Refusal::refused(format!("the daemon of {place} has no control socket."))
-            .next(format!("To unmount it all the same: umount {place}"))
+            .next(format!(
+                "To unmount it all the same: umount {}",
+                mount.target.quoted()
+            ))
             .id("MF-0047");
     }
     Refusal::usage(format!("the daemon of {place} cannot be reached by you."))

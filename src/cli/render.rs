@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::units::{show_age, show_clock, show_count, show_duration, show_part, show_size};
+use crate::mirror::failure::Shown;
 pub(super) use crate::mirror::failure::harmless;
 use crate::mirror::report::{DirtyList, Reason, Replica, Report, Resync, Scan};
 use crate::mirror::state::MirrorState;
@@ -68,7 +69,7 @@ pub(super) fn told(report: &Report, now: i64) -> Words {
             see: page(&reason.id),
         };
     }
-    let at = &report.mirror;
+    let at = report.mirror.quoted();
     match report.state {
         MirrorState::Paused => Words {
             status:

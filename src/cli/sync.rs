@@ -77,9 +77,10 @@ fn live(args: &SyncArgs) -> Result<Exit, Silence> {
         });
         if interrupt.comes_within(pause) {
             line.finish(None);
-            let place = mount.target.shown();
             complain(&format!(
-                "the resync of {place} goes on. How far it is: mirrorfs status {place}"
+                "the resync of {} goes on. How far it is: mirrorfs status {}",
+                mount.target.shown(),
+                mount.target.quoted()
             ));
             return Ok(Exit::Interrupted);
         }

@@ -140,8 +140,12 @@ fn wrong_discard(dir: &Path, primary: &Path, replica: &Path) -> Option<Refusal> 
             "{p} is named as the primary: it is what is copied."
         ))
         .next("To keep the other one's changes, make it the primary first:")
-        .next(format!("mirrorfs promote --force {r}"))
-        .next(format!("mirrorfs sync --discard {p} {r} {p}"))
+        .next(format!("mirrorfs promote --force {}", replica.quoted()))
+        .next(format!(
+            "mirrorfs sync --discard {0} {1} {0}",
+            primary.quoted(),
+            replica.quoted()
+        ))
     } else {
         Refusal::usage(format!("--discard {shown} is neither {p} nor {r}."))
     };

@@ -136,14 +136,15 @@ fn without_daemon(mount: &Mount) -> Result<(), Refusal> {
         Some(false) => Err(unreachable(mount)),
         None => Err(Refusal::refused("its daemon does not answer.")
             .next(format!(
-                "If it hangs for good, end it, and: umount -l {place}"
+                "If it hangs for good, end it, and: umount -l {}",
+                mount.target.quoted()
             ))
             .id("MF-0047")),
     }
 }
 
 fn explained(no: Refusal, mount: &Mount) -> Refusal {
-    let place = mount.target.shown();
+    let place = mount.target.quoted();
     if no.kind != Kind::Refused || !no.why.contains("busy") {
         return no;
     }
@@ -160,7 +161,7 @@ fn too_late(mount: &Mount) -> Refusal {
     Refusal::refused("it was not done in time. The daemon goes on draining and ends by itself.")
         .next(format!(
             "How far it is:          mirrorfs status {}",
-            mount.target.shown()
+            mount.target.quoted()
         ))
         .next("To wait longer:         --timeout 1h")
         .id("MF-0048")

@@ -149,7 +149,7 @@ fn live(
     Ok(Outcome {
         sum: asked?,
         found,
-        repair: format!("mirrorfs verify --repair {}", mount.target.shown()),
+        repair: format!("mirrorfs verify --repair {}", mount.target.quoted()),
         quick: args.quick,
     })
 }
@@ -213,7 +213,7 @@ fn offline(
 }
 
 fn outcome(args: &VerifyArgs, replica: &Path, summary: Summary, repaired: bool) -> Outcome {
-    let (primary, replica) = (args.place.shown(), replica.shown());
+    let (primary, replica) = (args.place.quoted(), replica.quoted());
     Outcome {
         sum: Verified {
             files: summary.files,
@@ -325,10 +325,10 @@ fn in_mirror(root: &OwnedFd) -> SysResult<bool> {
 }
 
 fn is_mirror(path: &Path) -> Refusal {
-    let path = path.shown();
-    Refusal::refused(format!("{path} is in a mirrorfs mount."))
-        .next(format!("While it is mounted:   mirrorfs verify {path}"))
-        .next(format!("Or unmount it first:   mirrorfs umount {path}"))
+    let typed = path.quoted();
+    Refusal::refused(format!("{} is in a mirrorfs mount.", path.shown()))
+        .next(format!("While it is mounted:   mirrorfs verify {typed}"))
+        .next(format!("Or unmount it first:   mirrorfs umount {typed}"))
         .id("MF-0043")
 }
 

@@ -137,22 +137,42 @@ pub fn show_path(path: &[u8]) -> String {
     printable(path)
 }
 
-/// Paths as they are written into messages and logs: as [`show_path`] writes them, so that no name
-/// steers a terminal or begins a line of its own.
+/// Paths as they are written into messages and logs.
 pub trait Shown {
-    /// The text.
+    /// As [`show_path`] writes it, so that no name steers a terminal or begins a line of its own.
     fn shown(&self) -> String;
+
+    /// As part of a command that is to be typed: what a shell takes for exactly this path, whatever is in it.
+    fn quoted(&self) -> String;
+}
+
+impl Shown for [u8] {
+    fn shown(&self) -> String {
+        printable(self)
+    }
+
+    fn quoted(&self) -> String {
+        quoted(self)
+    }
 }
 
 impl Shown for Path {
     fn shown(&self) -> String {
-        printable(self.as_os_str().as_bytes())
+        self.as_os_str().as_bytes().shown()
+    }
+
+    fn quoted(&self) -> String {
+        self.as_os_str().as_bytes().quoted()
     }
 }
 
 impl Shown for str {
     fn shown(&self) -> String {
-        printable(self.as_bytes())
+        self.as_bytes().shown()
+    }
+
+    fn quoted(&self) -> String {
+        self.as_bytes().quoted()
     }
 }
 
@@ -177,13 +197,51 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
+/// Bash's and zsh's quoting; that with a dollar sign is in POSIX since 2024.
+fn quoted(path: &[u8]) -> String {
+    let plain = |ch: char| ch.is_alphanumeric() || "/._-+,:@%".contains(ch);
+    let text = std::str::from_utf8(path).ok();
+    let word = match text {
+        Some(text) if !text.is_empty() && text.chars().all(plain) => text.to_owned(),
+        Some(text) if !text.chars().any(|ch| steers(ch) || ch == '\'') => format!("'{text}'"),
+        _ => format!("$'{}'", escaped(path)),
+    };
+    // No option.
+    if path.starts_with(b"-") {
+        return format!("./{word}");
+    }
+    word
+}
+
+/// What stands between `$'` and `'`.
+fn escaped(path: &[u8]) -> String {
+    let mut out = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        for ch in chunk.valid().chars() {
+            match ch {
+                '\\' | '\'' => out.extend(['\\', ch]),
+                ch if steers(ch) => hex(&mut out, ch.encode_utf8(&mut [0; 4]).as_bytes()),
+                ch => out.push(ch),
+            }
+        }
+        hex(&mut out, chunk.invalid());
+    }
+    out
+}
+
+fn hex(out: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        let _ = write!(out, "\\x{byte:02x}");
+    }
+}
+
 fn printable(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         for ch in chunk.valid().chars() {
             match ch {
                 '\\' => out.push_str("\\\\"),
-                ch if ch.is_control() => {
+                ch if ch.is_ascii_control() => {
                     let _ = write!(out, "\\x{:02x}", u32::from(ch));
                 }
                 ch if steers(ch) => {
@@ -192,9 +250,7 @@ fn printable(path: &[u8]) -> String {
                 ch => out.push(ch),
             }
         }
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
+        hex(&mut out, chunk.invalid());
     }
     out
 }
@@ -210,8 +266,46 @@ mod tests {
             (b"a/b c", "a/b c"),
             (b"\xff\x1b[2J\n\\", "\\xff\\x1b[2J\\x0a\\\\"),
             ("\u{202e}x".as_bytes(), "\\u202ex"),
+            ("\u{85}".as_bytes(), "\\u0085"),
+            (b"\x85", "\\x85"),
         ] {
             assert_eq!(show_path(path), text);
+        }
+    }
+
+    #[test]
+    fn plain_paths_are_typed_as_they_are() {
+        for path in ["/srv/data", "a-b_c.d+e,f:g@h%i", "/gr\u{fc}n"] {
+            assert_eq!(path.quoted(), path);
+        }
+    }
+
+    #[test]
+    fn a_shell_takes_what_is_quoted_for_the_very_path() {
+        let paths = [
+            &b"/a b"[..],
+            b"",
+            b"-o",
+            b"- \n",
+            b"~",
+            b"/a;reboot",
+            b"/$(id)`id`${HOME}*?[a]{b,c}!1 #\"\\",
+            b"it's",
+            b"it's \\x41 \x07",
+            b"\xff\x1b[2J\n\\'",
+            b"\xc2\x85\xc2",
+            "\u{202e}\u{fc}9".as_bytes(),
+        ];
+        for path in paths {
+            let typed = path.quoted();
+            assert!(!typed.chars().any(steers), "{typed}");
+            let script = format!("printf %s. {typed}");
+            let echo = std::process::Command::new("bash")
+                .args(["-c", &script])
+                .output();
+            let echo = echo.expect("bash runs").stdout;
+            let is = echo.strip_suffix(b".").expect("printed");
+            assert_eq!(is.strip_prefix(b"./").unwrap_or(is), path, "{typed}");
         }
     }
 

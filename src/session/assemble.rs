@@ -91,10 +91,11 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
         ));
     }
     if attached.is_seeding {
-        let mountpoint = config.mountpoint.path.shown();
+        let mountpoint = &config.mountpoint.path;
         say(&format!(
-            "the replica is being filled while {mountpoint} is in use. To wait for it: \
-             mirrorfs sync {mountpoint}"
+            "the replica is being filled while {} is in use. To wait for it: mirrorfs sync {}",
+            mountpoint.shown(),
+            mountpoint.quoted()
         ));
     }
     let scan = scan_of(config, &attached, began);

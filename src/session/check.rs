@@ -36,7 +36,8 @@ pub(super) fn trees(config: &MountConfig, mounts: &[Mount]) -> Result<(), Refusa
         (Relation::Inside, _) => {
             return Err(
                 waits(format!("MOUNTPOINT {place} is inside PRIMARY {shown}")).next(format!(
-                    "Mount over the primary instead: mirrorfs mount {shown} {shown} ..."
+                    "Mount over the primary instead: mirrorfs mount {typed} {typed} ...",
+                    typed = config.primary.typed.quoted()
                 )),
             );
         }

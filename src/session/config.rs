@@ -431,7 +431,10 @@ fn not_there(typed: &Path, role: &str, error: &std::io::Error) -> Refusal {
     let path = typed.shown();
     match error.kind() {
         std::io::ErrorKind::NotFound => Refusal::refused(format!("{role} {path} does not exist."))
-            .next(format!("Is its disk mounted? To make it: mkdir {path}")),
+            .next(format!(
+                "Is its disk mounted? To make it: mkdir {}",
+                typed.quoted()
+            )),
         std::io::ErrorKind::NotADirectory => {
             Refusal::refused(format!("{role} {path} is not a directory."))
         }

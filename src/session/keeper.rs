@@ -19,7 +19,7 @@ use crate::metrics::Requests;
 use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::events::Events;
-use crate::mirror::failure::{Named, errno_name};
+use crate::mirror::failure::{Named, Shown, errno_name};
 use crate::mirror::report::{
     Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Scan, Syncs,
 };
@@ -36,6 +36,7 @@ pub(super) struct Keeper {
     attached: Arc<Attached>,
     /// What does not change while mounted.
     frame: Report,
+    /// As it is typed in a shell.
     mountpoint: String,
     /// The most that a comparison may read, in bytes per second.
     bytes_per_second: Option<u64>,
@@ -126,7 +127,7 @@ impl Keeper {
             heard,
             attached,
             frame,
-            mountpoint: text(&config.mountpoint.typed),
+            mountpoint: config.mountpoint.typed.quoted(),
             bytes_per_second: config.bwlimit,
             compared: Mutex::new(Compared {
                 scan,

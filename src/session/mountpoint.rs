@@ -402,12 +402,12 @@ pub(super) fn clear_dead(typed: &Path) -> Result<Vec<String>, Refusal> {
         let Some(mount) = found.filter(Mount::is_mirror) else {
             return Ok(notes);
         };
-        let place = mount.target.shown();
+        let (place, typed) = (mount.target.shown(), mount.target.quoted());
         match is_dead(&mount) {
             Some(true) => {
                 unmount_corpse(&mount.target).map_err(|mut e| {
                     e.why = format!("a dead mirror is still mounted there: {}", e.why);
-                    e.next(format!("Unmount it first: umount -l {place}"))
+                    e.next(format!("Unmount it first: umount -l {typed}"))
                 })?;
                 notes.push(format!(
                     "unmounted a dead mirror at {place}: its daemon had ended without stopping"
@@ -415,15 +415,15 @@ pub(super) fn clear_dead(typed: &Path) -> Result<Vec<String>, Refusal> {
             }
             Some(false) => {
                 return Err(Refusal::refused("a mirror is mounted there already.")
-                    .next(format!("See it:      mirrorfs status {place}"))
-                    .next(format!("Unmount it:  mirrorfs umount {place}"))
+                    .next(format!("See it:      mirrorfs status {typed}"))
+                    .next(format!("Unmount it:  mirrorfs umount {typed}"))
                     .id("MF-0045"));
             }
             None => {
                 return Err(
                     Refusal::refused("a mirror is mounted there that does not answer.")
                         .next(format!(
-                            "If its daemon hangs, end it and: umount -l {place}"
+                            "If its daemon hangs, end it and: umount -l {typed}"
                         ))
                         .id("MF-0045"),
                 );

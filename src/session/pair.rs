@@ -21,7 +21,7 @@ pub fn root(typed: &Path) -> Result<OwnedFd, Refusal> {
     let shown = typed.shown();
     let found = find(typed).map_err(|e| Refusal::from_io("cannot read mountinfo", &e))?;
     if let Some(mount) = found.filter(mountinfo::Mount::is_mirror) {
-        let place = mount.target.shown();
+        let place = mount.target.quoted();
         let no = if is_dead(&mount) == Some(true) {
             Refusal::refused(format!("{shown} is a dead mirrorfs mount, not a copy."))
         } else {

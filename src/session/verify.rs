@@ -35,6 +35,7 @@ pub(super) struct Comparison<'a> {
     pub(super) mirror: &'a Arc<Mirror>,
     /// What this mirror does without.
     pub(super) ignore: Lacks,
+    /// As it is typed in a shell.
     pub(super) mountpoint: &'a str,
     pub(super) bytes_per_second: Option<u64>,
     pub(super) how: Verify,

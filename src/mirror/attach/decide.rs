@@ -13,7 +13,7 @@ use crate::mirror::attach::identity::{
     Corrupt, Epoch, History, Life, Match, MirrorId, Stamp, Verdict,
 };
 use crate::mirror::attach::refusal::{Id, Refusal};
-use crate::mirror::failure::{Named, harmless, show_path};
+use crate::mirror::failure::{Named, Shown, harmless, show_path};
 use crate::sys::{Errno, clock};
 
 /// The stamp a root was found with.
@@ -389,20 +389,23 @@ impl Say<'_> {
         show_path(&self.typed.replica)
     }
 
+    /// Both as they are typed.
+    fn quoted(&self) -> (String, String) {
+        (self.typed.primary.quoted(), self.typed.replica.quoted())
+    }
+
     fn mount(&self, words: &str) -> String {
+        let (primary, replica) = self.quoted();
         if self.typed.offline {
             let words = if words.contains("--init") {
                 "--init "
             } else {
                 ""
             };
-            return format!("mirrorfs sync {words}{} {}", self.primary(), self.replica());
+            return format!("mirrorfs sync {words}{primary} {replica}");
         }
-        let (primary, mountpoint) = (self.primary(), show_path(&self.typed.mountpoint));
-        format!(
-            "mirrorfs mount {primary} {mountpoint} --replica {} {words}",
-            self.replica()
-        )
+        let mountpoint = self.typed.mountpoint.quoted();
+        format!("mirrorfs mount {primary} {mountpoint} --replica {replica} {words}")
     }
 
     pub(super) fn refusal(&self, id: Id, why: String) -> Refusal {
@@ -427,7 +430,7 @@ impl Say<'_> {
         let alone = self.alone();
         refusal.next.retain(|next| *next != alone);
         if !refusal.next.is_empty() {
-            let first = format!("mirrorfs umount {}", show_path(&self.typed.mountpoint));
+            let first = format!("mirrorfs umount {}", self.typed.mountpoint.quoted());
             refusal.next.insert(0, ("First".to_owned(), first));
         }
         Box::new(refusal)
@@ -531,8 +534,8 @@ impl Say<'_> {
         };
         let why = format!("{path} is the {is} of a mirror, not its {which}.");
         let mut refusal = self.refusal(Id::Swapped, why);
-        let mountpoint = show_path(&self.typed.mountpoint);
-        let (primary, replica) = (self.primary(), self.replica());
+        let mountpoint = self.typed.mountpoint.quoted();
+        let (primary, replica) = self.quoted();
         let right = if self.typed.offline {
             format!("mirrorfs sync {replica} {primary}")
         } else {
@@ -646,7 +649,7 @@ impl Say<'_> {
         let mut refusal = self.refusal(Id::Diverged, why);
         refusal.more =
             vec!["Was one of the two promoted, or restored from an older copy?".to_owned()];
-        let (primary, replica) = (self.primary(), self.replica());
+        let (primary, replica) = self.quoted();
         refusal.next = vec![
             (
                 "To look".to_owned(),

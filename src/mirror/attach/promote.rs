@@ -13,7 +13,7 @@ use super::identity::{History, Life, Match, Role, RootIdentity, Stamp, Verdict};
 use super::refusal::{Id, Refusal};
 use super::stamp::{self, Lock, Place};
 use super::{in_use, inspect};
-use crate::mirror::failure::{Copy, Named, harmless, show_path};
+use crate::mirror::failure::{Copy, Named, Shown, harmless, show_path};
 use crate::sys::{Errno, clock};
 
 /// What was asked for.
@@ -143,10 +143,11 @@ pub(super) fn may_promote(
     asked: Asked,
     typed: &Typed,
 ) -> Result<Vec<String>, Refusal> {
-    let path = show_path(&typed.replica);
+    let (path, quoted) = (typed.replica.shown(), typed.replica.quoted());
+    let from = r.primary_path.quoted();
     let forced = || {
         let want = "To promote it anyway and lose them".to_owned();
-        vec![(want, format!("mirrorfs promote --force {path}"))]
+        vec![(want, format!("mirrorfs promote --force {quoted}"))]
     };
     if r.verdict == Verdict::Inconsistent {
         let why = format!(
@@ -154,8 +155,7 @@ pub(super) fn may_promote(
              are newer than others"
         );
         let want = "To finish it, with the primary".to_owned();
-        let from = show_path(&r.primary_path);
-        let next = vec![(want, format!("mirrorfs sync {from} {path}"))];
+        let next = vec![(want, format!("mirrorfs sync {from} {quoted}"))];
         return Err(not(typed, Id::CompareAgain, why, next));
     }
     let mut notes = Vec::new();
@@ -169,7 +169,7 @@ pub(super) fn may_promote(
     if replica.is != Match::Replica {
         let why = format!("{path} carries the stamp of another directory: it is a copy of it");
         let want = "To promote it anyway".to_owned();
-        let next = vec![(want, format!("mirrorfs promote --force {path}"))];
+        let next = vec![(want, format!("mirrorfs promote --force {quoted}"))];
         doubt(Id::Clone, why, next)?;
     }
     if let Verdict::Doubt { reason, .. } = &r.verdict {
@@ -181,9 +181,8 @@ pub(super) fn may_promote(
         if let Some((id, why)) = behind(p, r, &path) {
             let mut next = forced();
             if id == Id::CompareAgain {
-                let from = show_path(&r.primary_path);
                 let want = "To bring it along first".to_owned();
-                next = vec![(want, format!("mirrorfs sync {from} {path}"))];
+                next = vec![(want, format!("mirrorfs sync {from} {quoted}"))];
             }
             doubt(id, why, next)?;
         }
@@ -200,7 +199,7 @@ pub(super) fn may_promote(
                 "the primary {from} cannot be seen, and what {path} lacks cannot be told without it"
             );
             let want = "If the primary is lost for good".to_owned();
-            let next = vec![(want, format!("mirrorfs promote --primary-lost {path}"))];
+            let next = vec![(want, format!("mirrorfs promote --primary-lost {quoted}"))];
             let mut refusal = not(typed, Id::NotPromoted, why, next);
             refusal.more = vec![format!("{last}.")];
             return Err(refusal);
