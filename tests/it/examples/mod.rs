@@ -7,6 +7,7 @@
 //! file systems of its own at /srv, /backup, /net and /new. Nothing outside is touched, and
 //! everything ends with the first process.
 
+mod prose;
 mod stories;
 
 use std::fmt::Write;
