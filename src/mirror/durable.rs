@@ -40,7 +40,10 @@ impl Mirror {
                 then(answer);
             }
         });
-        if node.unsettled.load(Ordering::Acquire) {
+        // fdatasync promises no times: they settle when the file rests, and are a mark until then. Whoever
+        // reads them makes the kernel stamp the next write to the nanosecond, so that there is a new time
+        // to commit with every sync (multigrain timestamps, Linux 6.13).
+        if scope == Scope::Node && node.unsettled.load(Ordering::Acquire) {
             match self.carry_times(node, rest) {
                 Some(ours) => rest = ours,
                 None => return,

@@ -563,6 +563,29 @@ fn a_replica_that_does_not_answer_is_given_up() {
     bench.mirror.drain();
 }
 
+/// To read times has a price, and fdatasync promises none.
+#[test]
+fn times_are_carried_by_fsync_and_not_by_fdatasync() {
+    let bench = Bench::new(None);
+    let mut client = bench.client("home");
+    client.create();
+    let node = client.files[0].1.clone();
+    let waits = || node.unsettled.load(Ordering::Acquire);
+    // Nobody else carries any.
+    bench.mirror.tending.end(Duration::from_secs(60));
+    let action = Action::Write {
+        node: node.clone(),
+        offset: 0,
+        appending: false,
+    };
+    client.apply(action, b"data");
+    for (scope, left) in [(Scope::Data, true), (Scope::Node, false)] {
+        bench.mirror.barrier(&node, scope).expect("a sync");
+        assert_eq!(waits(), left, "{scope:?}");
+    }
+    bench.mirror.drain();
+}
+
 /// Large writes go to both copies at once: when the primary fails or falls short, the replica has
 /// already what it must not have.
 #[test]
