@@ -118,3 +118,9 @@ loop_ext4() {
 built() {
     echo "${CARGO_TARGET_DIR:-target}/$1/mirrorfs"
 }
+
+# What a tree holds, in words.
+describe() {
+    (cd "$1" && find . -printf '%P|%y|%m|%U:%G|%l|%T@|%n|' \( -type f -printf '%s' -o -true \) -printf '\n' | sort &&
+        find . -type f -print0 | sort -z | xargs -0r sha256sum)
+}

@@ -54,7 +54,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ),
     (
         "NOTIFY_SOCKET",
-        "Where a service of Type=notify says that it is ready.",
+        "Where a service of Type=notify says that it is ready, and in which state it is.",
     ),
     (
         "JOURNAL_STREAM",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //! From what was typed to a mirror's daemon: which mounts are meant, and why one does not answer.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -15,10 +16,12 @@ fn unreadable(e: io::Error) -> Refusal {
     Refusal::from_io("cannot read mountinfo", &e)
 }
 
-/// Every mirror that is mounted, the dead ones among them; none is an answer, too.
+/// Every mirror that is mounted, the dead ones among them; none is an answer, too. Each is there once:
+/// a bind of it, or its peer below a shared mount, is the same file system.
 pub(super) fn any() -> Result<Vec<Mount>, Refusal> {
     let mut all = mountinfo::read().map_err(unreadable)?;
-    all.retain(Mount::is_mirror);
+    let mut seen = HashSet::new();
+    all.retain(|mount| mount.is_mirror() && seen.insert((mount.major, mount.minor)));
     Ok(all)
 }
 

@@ -4,19 +4,20 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::EXIT_INTERRUPTED;
 use super::config::{Cache, Io, MountConfig};
 use super::control::{Controlled, Handler, Server};
 use super::mountpoint::{Mounted, Prepared, Unmount};
-use super::notify::notify;
+use super::notify::{is_heard, notify};
 use super::refusal::{Kind, Refusal};
 use super::signals::{Signals, Wish};
 use super::transport::Transport;
 use super::{confine, limits};
 use crate::fs::MirrorFs;
+use crate::mirror::events::{Listener, Told};
 use crate::mirror::failure::Shown;
 use crate::mirror::report::Report;
 use crate::sys::files;
@@ -33,6 +34,9 @@ const LETTING_GO_ALONE: Duration = Duration::from_secs(1);
 const WRITING_BACK: Duration = Duration::from_secs(30);
 /// The same where it collects everything they write.
 const WRITING_BACK_ALL: Duration = Duration::from_secs(300);
+
+/// How often who follows the changes looks whether there is still a mount.
+const STILL_THERE: Duration = Duration::from_secs(60);
 
 /// What may happen to a mount.
 enum Event {
@@ -114,7 +118,7 @@ pub(super) fn serve(
     if let Err(e) = rustix::process::chdir("/") {
         tracing::debug!("cannot leave the working directory: {e}");
     }
-    announce(config, &live.control.report());
+    announce(config, &live);
     on_ready();
     let ended = live.decide(&arriving);
     notify("STOPPING=1\nEXTEND_TIMEOUT_USEC=300000000");
@@ -146,7 +150,11 @@ pub(super) fn serve(
     }
 }
 
-fn announce(config: &MountConfig, report: &Report) {
+fn announce(config: &MountConfig, live: &Arc<Live>) {
+    // From before the report on: no change is between the two.
+    let events = live.control.events().ok().filter(|_| is_heard());
+    let changes = events.map(|events| events.listen());
+    let report = live.control.report();
     let replicas: Vec<_> = report
         .replicas
         .iter()
@@ -160,6 +168,26 @@ fn announce(config: &MountConfig, report: &Report) {
         report.epoch
     );
     notify(&format!("READY=1\nSTATUS={}", report.state.word()));
+    let Some(changes) = changes else { return };
+    let live = Arc::downgrade(live);
+    let follower = std::thread::Builder::new().name("notify".into());
+    if let Err(e) = follower.spawn(move || keep_told(changes, &live)) {
+        tracing::warn!("the service manager is not told of changes: {e}");
+    }
+}
+
+/// Tells the service manager how the mirror is, after each change: what `systemctl status` shows must
+/// not be what was true at the mount.
+fn keep_told(mut changes: Listener, live: &Weak<Live>) {
+    loop {
+        let told = changes.hear(STILL_THERE);
+        let Some(live) = live.upgrade() else { return };
+        match told {
+            Told::Change(_) | Told::Lost(_) => live.say_state(),
+            Told::Quiet => {}
+            Told::Ended => return,
+        }
+    }
 }
 
 /// The FUSE session on a thread of its own: handshake, then its workers until the unmount.
@@ -283,6 +311,10 @@ impl Live {
         }
     }
 
+    fn say_state(&self) {
+        notify(&format!("STATUS={}", self.control.report().state.word()));
+    }
+
     fn drain(&self) {
         notify("STATUS=draining\nEXTEND_TIMEOUT_USEC=300000000");
         if let Err(why) = self.control.drain() {
@@ -292,11 +324,14 @@ impl Live {
 
     fn unmount_when_asked(&self, lazy: bool) -> Result<(), Refusal> {
         self.drain();
-        match self.mounted.unmount(lazy) {
-            Ok(()) | Err(Unmount::Gone) => Ok(()),
-            Err(Unmount::Busy) => Err(Refusal::refused("it is busy: files are open in it.")),
-            Err(Unmount::Failed(why)) => Err(Refusal::refused(format!("{why}."))),
-        }
+        let refused = match self.mounted.unmount(lazy) {
+            Ok(()) | Err(Unmount::Gone) => return Ok(()),
+            Err(Unmount::Busy) => "it is busy: files are open in it.".to_owned(),
+            Err(Unmount::Failed(why)) => format!("{why}."),
+        };
+        // It goes on, and is not draining any more.
+        self.say_state();
+        Err(Refusal::refused(refused))
     }
 
     /// SIGTERM: unmount if nobody minds; else shut the gate, hide the mount and leave.

@@ -4,6 +4,7 @@
 mod journal;
 mod life;
 mod metrics;
+mod notify;
 mod offline;
 mod refused;
 mod status;

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::Scene;
-use crate::need_product;
 use crate::support::mount::TestMount;
 use crate::support::run::{MIRRORFS, mirrorfs};
+use crate::{need_product, need_root};
 
 /// A healthy status: nothing to read but the facts, and exit 0.
 #[test]
@@ -40,6 +40,30 @@ fn status_text() {
         all.out.contains(at),
         "status without a name shows every mirror: {all}"
     );
+    mount.finish();
+}
+
+/// A bind of a mirror is the same mirror: it was shown twice, and its metrics counted twice.
+#[test]
+fn a_bind_of_a_mirror_is_no_second_mirror() {
+    need_root!();
+    need_product!();
+    let mount = TestMount::new();
+    let at = mount.dir().join("bind");
+    std::fs::create_dir(&at).expect("mkdir");
+    let binds = rustix::mount::mount_bind(&mount.mountpoint, &at);
+    binds.expect("bind");
+    let all = mirrorfs(["status"]);
+    let metrics = mirrorfs(["status", "--format", "prometheus"]);
+    let named = mirrorfs(["status".as_ref(), at.as_os_str()]);
+    rustix::mount::unmount(&at, rustix::mount::UnmountFlags::empty()).expect("unmount");
+    let line = format!("mirror: {}\n", mount.mountpoint.display());
+    assert_eq!(all.out.matches(&line).count(), 1, "{all}");
+    assert!(named.out.contains(&line), "{named}");
+    let up = format!("mirrorfs_up{{mirror=\"{}\"}} 1", mount.mountpoint.display());
+    assert_eq!(metrics.out.matches(&up).count(), 1, "{metrics}");
+    let other = format!("\"{}\"", at.display());
+    assert!(!metrics.out.contains(&other), "{metrics}");
     mount.finish();
 }
 

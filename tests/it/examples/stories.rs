@@ -87,8 +87,7 @@ fresh || fail "the scene"
 
 const STARTED: &str =
     "what it does is done by others: it builds for minutes, and scripts/check runs the tests";
-const SYSTEMD: &str =
-    "no systemd runs here; cli::units and cli::metrics read and run what the units do";
+const SYSTEMD: &str = "no systemd runs here; scripts/package --boot boots one, cli::units and cli::metrics read and run what the units do";
 
 pub(super) const README: [Step; 25] = [
     typed("mirrorfs mount /srv/data /srv/data --replica /backup/data").after("equal /srv/data /backup/data"),
@@ -287,7 +286,7 @@ const READ: &str = "for systemd, which the next lines stand for";
 pub(super) const MOUNT_UNIT: [Step; 11] = [
     not("[Unit]", READ),
     not("Description=Mirror of /srv/data", READ),
-    not("RequiresMountsFor=/backup/data", READ),
+    not("RequiresMountsFor=/backup/data /var/lib/mirrorfs", READ),
     not("[Mount]", READ),
     typed("What=/srv/data").after("What=/srv/data"),
     typed("Where=/srv/data").after("Where=/srv/data"),
