@@ -168,6 +168,18 @@ impl Replica {
         *known = known.union(lacks);
     }
 
+    /// What it is known to lack, all of it accepted.
+    #[must_use]
+    pub fn lacks(&self) -> Lacks {
+        *self.lacks.lock()
+    }
+
+    /// Whether attributes of a node are not set here: neither time nor owner of a symlink that the
+    /// replica's file system would follow.
+    fn leaves_alone(&self, node: &Node) -> bool {
+        self.lacks().leaves_alone(node.kind)
+    }
+
     /// Bytes written to it.
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
@@ -192,6 +204,13 @@ impl Replica {
                 to_offset,
                 ..
             } => self.copy_range(op, from, *from_offset, to, *to_offset, primary.written),
+            Action::SetAttr { node, .. }
+            | Action::SetXattr { node, .. }
+            | Action::RemoveXattr { node, .. }
+                if self.leaves_alone(node) =>
+            {
+                Ok(())
+            }
             _ => self
                 .target
                 .apply(op)
@@ -288,7 +307,7 @@ impl Replica {
             Action::SetFlags { .. } => Lack::Flags,
             _ => return false,
         };
-        refused && self.lacks.lock().contains(lack)
+        refused && self.lacks().contains(lack)
     }
 
     /// Ties the replica's new object to its node, with the primary's times.
@@ -296,8 +315,9 @@ impl Replica {
         let (Some((node, first)), Some(made)) = (&primary.made, replica.made) else {
             return Ok(());
         };
-        let same = made.stat.mode == first.mode
-            && (made.stat.uid, made.stat.gid) == (first.uid, first.gid);
+        let is_left_alone = self.leaves_alone(node) && made.stat.kind() == node.kind;
+        let same_owner = (made.stat.uid, made.stat.gid) == (first.uid, first.gid);
+        let same = is_left_alone || (made.stat.mode == first.mode && same_owner);
         let times = (first.atime, first.mtime);
         let replica_times = (made.stat.atime, made.stat.mtime);
         self.target.adopt(node, made);
@@ -309,7 +329,7 @@ impl Replica {
             // Another file system, another idea of what a new object looks like.
             return Err(Errno::OPNOTSUPP);
         }
-        if times == replica_times {
+        if is_left_alone || times == replica_times {
             return Ok(());
         }
         self.target.set_times(node, times.0, times.1)
@@ -385,6 +405,9 @@ impl Replica {
         atime: Time,
         mtime: Time,
     ) -> std::result::Result<(), Fault> {
+        if self.leaves_alone(node) {
+            return Ok(());
+        }
         let done = self.target.set_times(node, atime, mtime);
         self.heard(done, "carry times over to", node)
     }
@@ -400,6 +423,9 @@ impl Replica {
     /// # Errors
     /// A fault when the replica could not follow.
     pub fn conform(&self, node: &Arc<Node>, like: &Stat) -> std::result::Result<(), Fault> {
+        if self.leaves_alone(node) {
+            return Ok(());
+        }
         let done = self.target.conform(node, like);
         self.heard(done, "follow a failed change of", node)
     }

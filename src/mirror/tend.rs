@@ -776,6 +776,10 @@ impl Ground for Live<'_> {
         self.mirror.tending.does_without
     }
 
+    fn lacks(&self) -> super::resync::Lacks {
+        self.way.replica().lacks()
+    }
+
     fn clear(&self, marks: Vec<Arc<Mark>>) {
         let point = self.journal.begin_clearing(marks);
         if let Some(intent) = self.mirror.log().filter(|_| !point.is_empty()) {

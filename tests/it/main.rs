@@ -24,6 +24,7 @@ mod degrade;
 mod direct;
 mod escape;
 mod examples;
+mod far;
 mod faults;
 mod hang;
 mod known_issues;

@@ -20,7 +20,7 @@ use crate::mirror::attach::identity::{
 };
 use crate::mirror::attach::refusal::{Id, Refusal};
 use crate::mirror::attach::stamp::{self, Lock, Place};
-use crate::mirror::attach::{AttachError, in_use, inspect, role};
+use crate::mirror::attach::{AttachError, MetadataLoss, in_use, inspect, lack, role};
 use crate::mirror::failure::{Copy, Failure, Named, show_path};
 use crate::mirror::resync::{self, How, Lacks, Progress, Summary};
 use crate::sys::{Errno, Result as SysResult, clock};
@@ -45,6 +45,7 @@ pub struct Attached {
     pub summary: Option<Box<Summary>>,
     /// How long the replica may take to answer (`replica-timeout`).
     pub answers_within: Duration,
+    pub(super) metadata_loss: MetadataLoss,
     pub(super) typed: Typed,
     pub(super) primary: Lock,
     pub(super) journal: Mutex<Option<Journal>>,
@@ -356,7 +357,11 @@ impl Attached {
                 return Err(say.live(say.refusal(Id::ReplicaFailed, why)));
             }
         }
+        let lacks = lack::known(say, lock.root(), self.metadata_loss);
+        let lacks = lacks.map_err(|refusal| say.live(refusal))?;
         let mut state = self.state.lock();
+        // Written when the resync begins.
+        state.stamp.lacks = state.stamp.lacks.union(lacks);
         if let Found::Stamped(stamp) = replica.found {
             state.replica_halfway = stamp.verdict == Verdict::Inconsistent;
             state.replica_history = stamp.history;

@@ -33,28 +33,20 @@ use stamp::{Lock, Place};
 
 pub use attached::Attached;
 use attached::{Standing, State};
+pub use lack::MetadataLoss;
 
 mod attached;
 pub mod decide;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod identity;
+mod lack;
 pub mod log;
 pub mod promote;
 pub mod refusal;
 pub mod stamp;
 #[cfg(test)]
 mod tests;
-
-/// What to do when the replica's file system cannot hold some metadata.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MetadataLoss {
-    /// Do not mount: the default, because a silent loss is found too late.
-    #[default]
-    Fail,
-    /// Mount, say what is missing, and remember the kinds in the stamp.
-    Warn,
-}
 
 /// What was asked for, and the limits.
 #[derive(Clone, Debug, Default)]
@@ -382,10 +374,16 @@ impl Attempt<'_> {
         Ok(stamp)
     }
 
-    /// Names the replica at hand as the mirror's.
-    fn take_in(&self, stamp: &mut Stamp) {
+    /// Names the replica at hand as the mirror's, with what it is known to lack.
+    fn take_in(&self, stamp: &mut Stamp) -> Result<(), Refusal> {
+        if let Some(replica) = &self.replica {
+            let loss = self.options.metadata_loss;
+            let known = lack::known(self.say, replica.root(), loss)?;
+            stamp.lacks = stamp.lacks.union(known);
+        }
         stamp.replicas = self.found_r.iter().map(|found| found.identity).collect();
         stamp.replica_path = identity::clipped_path(&self.say.typed.replica);
+        Ok(())
     }
 
     fn reconcile(
@@ -436,9 +434,11 @@ impl Attempt<'_> {
             // Whatever the replica it had before holds, it is not this one's past.
             stamp.next_epoch(stamp.written);
         }
-        self.take_in(&mut stamp);
-        stamp.verdict = Verdict::Inconsistent;
         stamp.lacks = Lacks::default();
+        if let Err(refusal) = self.take_in(&mut stamp) {
+            return self.or_alone(true, refusal, None, None);
+        }
+        stamp.verdict = Verdict::Inconsistent;
         let until = self.until(phase);
         if until.is_some()
             && let Err(errno) = self.begin_log_of_all(&mut stamp)
@@ -454,7 +454,7 @@ impl Attempt<'_> {
             }
         };
         let quick = self.is_quick();
-        let summary = match self.reconcile(phase, quick, Lacks::default(), until, progress) {
+        let summary = match self.reconcile(phase, quick, stamp.lacks, until, progress) {
             Ok(summary) => summary,
             Err(failure) if until.is_some() && failure.errno == Errno::TIME => {
                 return self.fill_live(stamp, place);
@@ -467,7 +467,7 @@ impl Attempt<'_> {
         };
         let does_without = self.options.metadata_loss == MetadataLoss::Warn;
         if summary.lacks.refused(does_without).is_some() {
-            let refusal = self.metadata_lost(&summary);
+            let refusal = lack::found(self.say, &summary);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
         if let Err(failure) = self.sync_both() {
@@ -481,7 +481,7 @@ impl Attempt<'_> {
             let refusal = self.log_failed(errno);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));
         }
-        stamp.lacks = summary.lacks;
+        stamp.lacks = stamp.lacks.union(summary.lacks);
         self.in_sync(stamp, Some(summary))
     }
 
@@ -545,8 +545,10 @@ impl Attempt<'_> {
             let refusal = self.differ(quick, &summary);
             return self.or_alone(true, refusal, None, Some(summary));
         }
-        self.take_in(&mut stamp);
         stamp.lacks = lacks;
+        if let Err(refusal) = self.take_in(&mut stamp) {
+            return self.or_alone(true, refusal, None, None);
+        }
         self.in_sync(stamp, Some(summary))
     }
 
@@ -562,14 +564,18 @@ impl Attempt<'_> {
             return self.heal();
         }
         let mut stamp = self.base()?;
-        self.take_in(&mut stamp);
+        if let Err(refusal) = self.take_in(&mut stamp) {
+            return self.or_alone(true, refusal, None, None);
+        }
         self.in_sync(stamp, None)
     }
 
     /// Takes in a replica of which the log knows what it may lack; that is healed live.
     fn heal(self) -> Result<Attached, AttachError> {
         let mut stamp = self.base()?;
-        self.take_in(&mut stamp);
+        if let Err(refusal) = self.take_in(&mut stamp) {
+            return self.or_alone(true, refusal, None, None);
+        }
         let degraded = self.options.asked.degraded;
         self.attached(stamp, Place::Xattr, Standing::Resyncing, None, None)
             .resync(degraded)
@@ -712,6 +718,7 @@ impl Attempt<'_> {
             unverified: AtomicBool::new(summary.is_none()),
             summary: summary.map(Box::new),
             answers_within: attached::ANSWERS_WITHIN,
+            metadata_loss: self.options.metadata_loss,
             primary: self.primary,
             journal: Mutex::new(self.journal),
             state: Mutex::new(State {
@@ -755,24 +762,6 @@ impl Attempt<'_> {
         refusal.next = vec![("When that is put right".to_owned(), self.say.compared().1)];
         if failure.copy == Copy::Replica {
             refusal.next.insert(0, self.say.alone());
-        }
-        refusal
-    }
-
-    fn metadata_lost(&self, summary: &Summary) -> Refusal {
-        let why = format!("the replica cannot hold everything: {}.", summary.lacks);
-        let mut refusal = self.say.refusal(Id::MetadataLoss, why);
-        refusal.more = summary
-            .losses
-            .iter()
-            .take(3)
-            .map(|loss| format!("{}: {}", show_path(&loss.path), loss.detail))
-            .collect();
-        let (_, command) = self.say.compared();
-        refusal.next = vec![self.say.alone()];
-        if summary.lacks.refused(true).is_none() {
-            let without = format!("{command} --metadata-loss=warn");
-            refusal.next.push(("To do without".to_owned(), without));
         }
         refusal
     }

@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, FlockOperation, OFlags, Timespec, Timestamps};
 
 use crate::mirror::attach::identity::{ReadError, Role, Stamp};
 use crate::store::name::Name;
@@ -154,12 +154,63 @@ fn forget(root: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 pub fn probe(root: BorrowedFd<'_>) -> Result<()> {
     let before = Stat::of(root)?;
     let made = write_temporary(root, &[0; PROBED], before.mtime.seconds);
-    let gone = match rustix::fs::unlinkat(root, TEMPORARY, AtFlags::empty()) {
-        Err(Errno::NOENT) => Ok(()),
-        done => done,
-    };
+    let gone = remove_temporary(root);
     made.and(gone)?;
     keep_mtime(root, &before)
+}
+
+/// Whether a time set of a symlink on a root's file system is not that symlink's then: a far one may set
+/// it on what the symlink points to, out of the root even (sshfs), and owners with it.
+///
+/// Asked of a symlink that points to itself: whoever follows it comes to nothing. It is set by
+/// descriptor, and only of one that reads as the one that was made.
+///
+/// # Errors
+/// The root does not take it, though its file system knows symlinks.
+pub fn follows_symlinks(root: BorrowedFd<'_>) -> Result<bool> {
+    let before = Stat::of(root)?;
+    remove_temporary(root)?;
+    let follows = match rustix::fs::symlinkat(TEMPORARY, root, TEMPORARY) {
+        Ok(()) => follows_temporary(root),
+        // There are none to follow. Or there is no room: what was found out before still holds.
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC | Errno::DQUOT) => {
+            Ok(false)
+        }
+        Err(errno) => Err(errno),
+    };
+    remove_temporary(root)?;
+    keep_mtime(root, &before)?;
+    follows
+}
+
+fn follows_temporary(root: BorrowedFd<'_>) -> Result<bool> {
+    let link = walk::open(root, TEMPORARY, OFlags::PATH, 0)?;
+    let own = Stat::of(link.as_fd())?;
+    let target = match own.kind() {
+        FileType::Symlink => rustix::fs::readlinkat(&link, c"", Vec::new())?,
+        _ => return Err(Errno::STALE),
+    };
+    if target.as_c_str() != TEMPORARY {
+        return Err(Errno::STALE);
+    }
+    // An even second that is not now: even the coarsest can hold it.
+    let asked = Timespec {
+        tv_sec: 1 << 30,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: asked,
+        last_modification: asked,
+    };
+    match at::utimens(link.as_fd(), &times) {
+        Ok(()) if Stat::of(link.as_fd())?.mtime.seconds != asked.tv_sec => return Ok(true),
+        Ok(()) => {}
+        Err(errno @ (Errno::IO | Errno::NOTCONN | Errno::TIMEDOUT)) => return Err(errno),
+        Err(_) => return Ok(true),
+    }
+    // Whose it is already: only whoever follows it has something to complain about.
+    let owner = at::chown(link.as_fd(), Some(own.uid), Some(own.gid));
+    Ok(matches!(owner, Err(Errno::NOENT | Errno::LOOP)))
 }
 
 /// The fallback. The file gets the stamp's time: equal on both copies.
@@ -168,11 +219,16 @@ fn write_file(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
     rustix::fs::renameat(root, TEMPORARY, root, FILE)
 }
 
-fn write_temporary(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
+/// What whoever was killed has left there goes, whatever it is.
+fn remove_temporary(root: BorrowedFd<'_>) -> Result<()> {
     match rustix::fs::unlinkat(root, TEMPORARY, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno),
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
     }
+}
+
+fn write_temporary(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<()> {
+    remove_temporary(root)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let fd = walk::open(root, TEMPORARY, flags, 0o600)?;
     let mut rest = bytes;
@@ -345,6 +401,40 @@ mod tests {
             );
             assert_eq!(read(fd.as_fd()), Ok(Some(stamp.clone())));
         }
+    }
+
+    #[test]
+    fn whether_symlinks_are_followed_is_asked_without_a_trace() {
+        let (dir, fd) = root();
+        let before = Stat::of(fd.as_fd()).expect("stat").mtime;
+        assert_eq!(follows_symlinks(fd.as_fd()), Ok(false));
+        assert_eq!(Stat::of(fd.as_fd()).expect("stat").mtime, before);
+        // What is left there, or was put there to be followed.
+        let other = dir.path().join("other");
+        rustix::fs::symlinkat("nowhere", &fd, "other").expect("symlink");
+        let of_other = || rustix::fs::lstat(&other).expect("stat").st_mtime;
+        let was = of_other();
+        for target in [TEMPORARY, c"other"] {
+            rustix::fs::symlinkat(target, &fd, TEMPORARY).expect("symlink");
+            assert_eq!(follows_symlinks(fd.as_fd()), Ok(false));
+        }
+        assert_eq!(of_other(), was);
+        assert_eq!(
+            Stat::of_name(fd.as_fd(), TEMPORARY).map(drop),
+            Err(Errno::NOENT)
+        );
+    }
+
+    #[test]
+    fn what_is_no_symlink_to_itself_is_not_asked() {
+        let (_dir, fd) = root();
+        rustix::fs::symlinkat("other", &fd, TEMPORARY).expect("symlink");
+        assert_eq!(follows_temporary(fd.as_fd()), Err(Errno::STALE));
+        remove_temporary(fd.as_fd()).expect("unlink");
+        write_temporary(fd.as_fd(), b"", 5).expect("write");
+        assert_eq!(follows_temporary(fd.as_fd()), Err(Errno::STALE));
+        let file = Stat::of_name(fd.as_fd(), TEMPORARY).expect("stat");
+        assert_eq!(file.mtime.seconds, 5);
     }
 
     #[test]

@@ -15,7 +15,6 @@ use super::worker::Worker;
 use super::{Halt, Healing, Outcome, Stop};
 use crate::mirror::failure::Copy;
 use crate::mirror::replica::{Fault, Whose};
-use crate::mirror::resync::Lacks;
 use crate::mirror::resync::attrs::Attrs;
 use crate::mirror::resync::content::{File, On, Trouble, next_data};
 use crate::mirror::resync::object::{Rewriter, make_readable, open, open_as};
@@ -223,11 +222,12 @@ impl Worker<'_> {
         is_root: bool,
     ) -> Result<(), Trouble> {
         let have = Attrs::read(fd, Copy::Replica, is_root)?;
-        if want.differences(&have, Lacks::default()).is_empty() {
+        let ignore = self.ground.lacks().never_tried();
+        if want.differences(&have, ignore).is_empty() {
             return Ok(());
         }
         self.summary.repaired += 1;
-        want.carry_over(fd, is_root, false, &mut self.summary.lacking())
+        want.carry_over(fd, is_root, &self.proven, &mut self.summary.lacking())
     }
 
     /// Ends the healing where the replica was seen to lack what nobody wants to do without: what goes

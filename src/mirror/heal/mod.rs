@@ -123,6 +123,10 @@ pub trait Ground: Sync {
     fn does_without(&self) -> bool {
         true
     }
+    /// What it is known to lack.
+    fn lacks(&self) -> Lacks {
+        Lacks::default()
+    }
     /// Whether the primary is the primary still: its stamp can be read. Asked before anything is
     /// removed from the replica.
     fn vouches(&self) -> bool {

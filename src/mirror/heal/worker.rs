@@ -108,7 +108,7 @@ impl<'a> Worker<'a> {
             waiting: Vec::new(),
             extra: Vec::new(),
             content: Content::new(),
-            proven: Mutex::default(),
+            proven: Proven::lacking(ground.lacks()),
             above: None,
             links: Links::default(),
             twins: super::moves::Twins::default(),

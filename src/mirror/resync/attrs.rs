@@ -48,11 +48,13 @@ pub enum Lack {
     Times = 5,
     /// Which names are one inode.
     Links = 6,
+    /// Times, owners and xattrs of symlinks: they would be set on what a symlink points to.
+    Symlinks = 7,
 }
 
 impl Lack {
     /// Every kind, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Entry,
         Self::Owner,
         Self::Mode,
@@ -60,6 +62,7 @@ impl Lack {
         Self::Flags,
         Self::Times,
         Self::Links,
+        Self::Symlinks,
     ];
 
     /// The word for it in stamps and messages.
@@ -73,6 +76,7 @@ impl Lack {
             Self::Flags => "flags",
             Self::Times => "times",
             Self::Links => "links",
+            Self::Symlinks => "symlinks",
         }
     }
 }
@@ -113,6 +117,19 @@ impl Lacks {
             .find(|&lack| !does_without || lack == Lack::Links)
     }
 
+    /// Whether nothing is set of an object of this kind, ever: a symlink, where that would reach what it
+    /// points to, out of the replica even.
+    #[must_use]
+    pub fn leaves_alone(self, kind: FileType) -> bool {
+        kind == FileType::Symlink && self.contains(Lack::Symlinks)
+    }
+
+    /// The kinds that are not tried again, whatever the disk is by now: trying does harm.
+    #[must_use]
+    pub fn never_tried(self) -> Self {
+        Self(self.0 & 1 << Lack::Symlinks as u8)
+    }
+
     /// The kinds, in order.
     pub fn iter(self) -> impl Iterator<Item = Lack> {
         Lack::ALL
@@ -139,9 +156,19 @@ pub(in crate::mirror) struct Proven {
     modes: HashSet<(u32, u32, u32)>,
     /// Times to the nanosecond.
     times: bool,
+    /// What it is known not to hold.
+    lacks: Lacks,
 }
 
 impl Proven {
+    /// Of a file system that is known to lack these.
+    pub(in crate::mirror) fn lacking(lacks: Lacks) -> Mutex<Self> {
+        Mutex::new(Self {
+            lacks,
+            ..Self::default()
+        })
+    }
+
     /// Whether nothing new would be learned from looking.
     fn keeps(&self, want: &Stat) -> bool {
         // Before 1970 and after 2038 some keep times that others cut.
@@ -212,6 +239,9 @@ impl Attrs {
     pub(in crate::mirror) fn differences(&self, replica: &Self, ignore: Lacks) -> Vec<String> {
         let (p, r) = (&self.stat, &replica.stat);
         let mut found = Vec::new();
+        if ignore.leaves_alone(p.kind()) {
+            return found;
+        }
         if p.kind() != FileType::Symlink
             && p.permissions() != r.permissions()
             && !ignore.contains(Lack::Mode)
@@ -280,11 +310,23 @@ impl Attrs {
         proven: &Mutex<Proven>,
         lack: &mut dyn FnMut(Lack, String),
     ) -> std::result::Result<(), Trouble> {
+        if self.is_left_alone(proven, lack) {
+            return Ok(());
+        }
         match self.set_plain(fd, proven) {
             Ok(true) => Ok(()),
             // What went wrong it finds again, and names.
-            Ok(false) | Err(_) => self.carry_over(fd, false, true, lack),
+            Ok(false) | Err(_) => self.carry(fd, false, true, lack),
         }
+    }
+
+    /// Whether nothing of this may be set there. That is a loss, and it is named.
+    fn is_left_alone(&self, proven: &Mutex<Proven>, lack: &mut dyn FnMut(Lack, String)) -> bool {
+        let leaves_alone = proven.lock().lacks.leaves_alone(self.stat.kind());
+        if leaves_alone {
+            lack(Lack::Symlinks, "its time and owner are not set".to_owned());
+        }
+        leaves_alone
     }
 
     /// Sets owner, mode and times; false where there is more to carry, or this was not kept.
@@ -315,6 +357,19 @@ impl Attrs {
 
     /// Makes the replica's object behind `fd` equal to these, and looks whether it is.
     pub(in crate::mirror) fn carry_over(
+        &self,
+        fd: BorrowedFd<'_>,
+        is_root: bool,
+        proven: &Mutex<Proven>,
+        lack: &mut dyn FnMut(Lack, String),
+    ) -> std::result::Result<(), Trouble> {
+        if self.is_left_alone(proven, lack) {
+            return Ok(());
+        }
+        self.carry(fd, is_root, false, lack)
+    }
+
+    fn carry(
         &self,
         fd: BorrowedFd<'_>,
         is_root: bool,

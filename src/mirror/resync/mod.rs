@@ -280,11 +280,10 @@ impl Shared {
     fn new(how: How, root: &Arc<Pair>, bytes_max: u64) -> Self {
         Self {
             found: Mutex::new(Findings::new(how.kept_max)),
-            how,
             queue: Queue::new(Task::Enter(Branch::root(root.clone()))),
             opened: Opened::new(),
             links: Links::default(),
-            proven: Mutex::default(),
+            proven: Proven::lacking(how.ignore),
             counts: Counts::default(),
             late: Mutex::default(),
             failure: Mutex::default(),
@@ -292,6 +291,7 @@ impl Shared {
             bytes_max,
             links_only: false,
             has_uneven: AtomicBool::new(false),
+            how,
         }
     }
 

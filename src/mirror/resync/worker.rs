@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, Mode};
 
-use super::attrs::{Attrs, Lack, Lacks};
+use super::attrs::{Attrs, Lack};
 use super::branch::{Branch, Listed, Pair};
 use super::content::{Content, On, Trouble};
 use super::links::{Spot, Wrong};
-use super::{Kind, Outcome, Progress, Shared, Task, object, word};
+use super::{How, Kind, Outcome, Progress, Shared, Task, object, word};
 use crate::mirror::attach::stamp;
 use crate::mirror::failure::{Copy, Named};
 use crate::store::name::Name;
@@ -439,11 +439,8 @@ impl<'a> Worker<'a> {
     /// Reports how the attributes differ; true when they do.
     pub(super) fn report_attrs(&self, want: &Attrs, have: &Attrs) -> bool {
         // A repair tries again what could not be held before; the disk may be a better one.
-        let ignore = if self.shared.how.repair {
-            Lacks::default()
-        } else {
-            self.shared.how.ignore
-        };
+        let How { repair, ignore, .. } = self.shared.how;
+        let ignore = if repair { ignore.never_tried() } else { ignore };
         let found = want.differences(have, ignore);
         let any = !found.is_empty();
         for detail in found {
@@ -524,7 +521,7 @@ impl<'a> Worker<'a> {
             return want.carry_to_new(fd, &shared.proven, &mut lack);
         }
         self.shared.counts.repaired.add(1);
-        want.carry_over(fd, is_root, false, &mut lack)
+        want.carry_over(fd, is_root, &shared.proven, &mut lack)
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod acl;
 pub(crate) mod compare;
+pub(crate) mod far;
 pub(crate) mod ground;
 pub(crate) mod image;
 pub(crate) mod mount;
