@@ -5,7 +5,7 @@
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, renameat_with};
 
 use crate::support::far::Far;
 use crate::support::mount::{TestMount, Wish};
@@ -138,7 +138,9 @@ fn what_a_symlink_points_to_is_left_alone() {
         outside.make_links(&mount.mountpoint, "live");
         set_time(&mount.at("before"), 999_999_998);
         lchown(mount.at("before-nowhere"), Some(9), Some(9)).expect("lchown");
-        std::fs::rename(mount.at("live"), mount.at("moved")).expect("rename");
+        // As mv does it.
+        let (from, to) = (mount.at("live"), mount.at("moved"));
+        renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).expect("rename");
         mount.product("sync", &[]).ok();
         mount.product("verify", &[]).ok();
         outside.is_as_it_was();
