@@ -20,8 +20,6 @@ use crate::store::{Applied, Node, Piece, Scope, Space, Stat, Target, Time};
 use crate::sys::creds::Needs;
 use crate::sys::{Errno, Result};
 
-const NOREPLACE: u32 = rustix::fs::RenameFlags::NOREPLACE.bits();
-
 /// Why a replica is not followed any more.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -214,37 +212,13 @@ impl Replica {
                 Ok(())
             }
             _ => self
+                .target
                 .apply(op)
                 .and_then(|applied| self.adopt(op, primary, applied)),
         };
         match self.and_behind(done) {
             Err(errno) if self.does_without(op, errno) => Ok(()),
             done => done.map_err(|errno| Fault::new(errno, describe(op))),
-        }
-    }
-
-    /// Where a file system knows no flags of renames (sshfs), one that must replace nothing is made an
-    /// ordinary one: there is nothing, says the primary.
-    fn apply(&self, op: &Op<'_>) -> Result<Applied> {
-        let done = self.target.apply(op);
-        match &op.action {
-            Action::Rename {
-                from,
-                to,
-                flags: NOREPLACE,
-                moved,
-                victim,
-            } if matches!(done, Err(Errno::INVAL)) => {
-                let action = Action::Rename {
-                    from: from.clone(),
-                    to: to.clone(),
-                    flags: 0,
-                    moved: moved.clone(),
-                    victim: victim.clone(),
-                };
-                self.target.apply(&Op { action, ..*op })
-            }
-            _ => done,
         }
     }
 

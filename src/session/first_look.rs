@@ -62,7 +62,7 @@ pub(super) fn meanwhile(
     config: &MountConfig,
     stop: Arc<AtomicBool>,
 ) -> Result<(), Refusal> {
-    let mountpoint = config.mountpoint.typed.shown();
+    let mountpoint = config.mountpoint.path.quoted();
     let bytes_per_second = config.bwlimit;
     let look = move || {
         while wait_for_both(&mirror, &stop) {

@@ -20,6 +20,7 @@ use crate::mirror::attach::Attached;
 use crate::mirror::attach::refusal::Id;
 use crate::mirror::events::Events;
 use crate::mirror::failure::{Named, Shown, errno_name};
+use crate::mirror::replica::Whose;
 use crate::mirror::report::{
     Dirty, DirtyList, LogCounts, Primary, Reason, Replica, Report, Scan, Syncs,
 };
@@ -127,7 +128,7 @@ impl Keeper {
             heard,
             attached,
             frame,
-            mountpoint: config.mountpoint.typed.quoted(),
+            mountpoint: config.mountpoint.path.quoted(),
             bytes_per_second: config.bwlimit,
             compared: Mutex::new(Compared {
                 scan,
@@ -216,7 +217,7 @@ impl Keeper {
                  and what may differ is not known any more: the copies have to be compared.",
                 errno.map_or(String::new(), |errno| format!(": {}", Named(errno)))
             ),
-            (Id::MetadataLoss, _) => format!(
+            (Id::MetadataLoss, _) if degraded.fault.whose == Whose::Lack => format!(
                 "The replica cannot hold everything that the primary has: {doing}.\n{remembered}"
             ),
             (Id::Paused, _) => format!("The replica was set aside at {{since}}.\n{remembered}"),

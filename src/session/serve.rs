@@ -35,8 +35,8 @@ const WRITING_BACK: Duration = Duration::from_secs(30);
 /// The same where it collects everything they write.
 const WRITING_BACK_ALL: Duration = Duration::from_secs(300);
 
-/// How often who follows the changes looks whether there is still a mount.
-const STILL_THERE: Duration = Duration::from_secs(60);
+/// How often who follows the changes looks by himself.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What may happen to a mount.
 enum Event {
@@ -167,26 +167,30 @@ fn announce(config: &MountConfig, live: &Arc<Live>) {
         replicas.join(", "),
         report.epoch
     );
-    notify(&format!("READY=1\nSTATUS={}", report.state.word()));
+    let state = report.state.word();
+    notify(&format!("READY=1\nSTATUS={state}"));
     let Some(changes) = changes else { return };
     let live = Arc::downgrade(live);
     let follower = std::thread::Builder::new().name("notify".into());
-    if let Err(e) = follower.spawn(move || keep_told(changes, &live)) {
+    if let Err(e) = follower.spawn(move || keep_told(changes, &live, state)) {
         tracing::warn!("the service manager is not told of changes: {e}");
     }
 }
 
 /// Tells the service manager how the mirror is, after each change: what `systemctl status` shows must
-/// not be what was true at the mount.
-fn keep_told(mut changes: Listener, live: &Weak<Live>) {
+/// not be what was true at the mount. Not every state is told of (a healing that comes and goes, say): where
+/// nothing changes for a while it is asked for.
+fn keep_told(mut changes: Listener, live: &Weak<Live>, mut last: &'static str) {
     loop {
-        let told = changes.hear(STILL_THERE);
+        let told = changes.hear(LOOK_AGAIN);
         let Some(live) = live.upgrade() else { return };
+        let state = live.control.report().state.word();
         match told {
-            Told::Change(_) | Told::Lost(_) => live.say_state(),
-            Told::Quiet => {}
             Told::Ended => return,
+            Told::Quiet if state == last => {}
+            Told::Change(_) | Told::Lost(_) | Told::Quiet => notify(&format!("STATUS={state}")),
         }
+        last = state;
     }
 }
 

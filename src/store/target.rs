@@ -494,8 +494,20 @@ impl Tree {
         }
         let _names = self.names.read();
         let (old_name, new_name) = (from.1.as_c_str(), to.1.as_c_str());
-        let done =
+        let mut done =
             rustix::fs::renameat_with(old_dir.as_fd(), old_name, new_dir.as_fd(), new_name, flags);
+        if done == Err(Errno::INVAL)
+            && self.side == Side::Replica
+            && flags == RenameFlags::NOREPLACE
+        {
+            // A file system that knows no flags (sshfs). Nobody else gives names in these directories
+            // meanwhile, so that what is not there now is not replaced.
+            done = match Stat::of_name(new_dir.as_fd(), new_name) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(Errno::NOENT) => rustix::fs::renameat(&old_dir, old_name, &new_dir, new_name),
+                Err(errno) => Err(errno),
+            };
+        }
         let two_names_of_one =
             matches!((moved, victim), (Some(moved), Some(victim)) if Arc::ptr_eq(moved, victim));
         if let Err(errno) = done {

@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, renameat_with};
 
@@ -163,4 +164,49 @@ fn what_a_symlink_points_to_is_left_alone() {
         mirrorfs([&["sync"], warn, &dirs[..]].concat()).ok();
         outside.is_as_it_was();
     }
+}
+
+/// A disk too full to ask is believed to be what it was, whatever is done to it.
+#[test]
+fn one_that_is_full_is_not_forgotten_to_follow() {
+    need_root!();
+    need_product!();
+    let far = Far::new();
+    let (mut mount, outside) = scene(&far, "mode=sync");
+    let warn: &[&str] = &["--metadata-loss=warn"];
+    mount.try_mount(warn).ok();
+    wait_until("filled", || mount.state() == "in-sync");
+    mount.umount();
+    far.is_full.store(true, Ordering::Relaxed);
+    set_time(&mount.primary.join("before"), 999_999_990);
+    mount.try_mount(&[]).code(32).says("[MF-0024]");
+    let dirs = [&mount.primary, &mount.replica].map(|dir| dir.to_str().expect("text"));
+    mirrorfs([&["sync", "--dry-run"], warn, &dirs[..]].concat()).ok();
+    mirrorfs([&["sync", "--full"], warn, &dirs[..]].concat()).ok();
+    mount.try_mount(&[warn, &["--adopt"]].concat()).ok();
+    set_time(&mount.at("before"), 999_999_991);
+    mount.product("sync", &["--full"]).ok();
+    mount.umount();
+    outside.is_as_it_was();
+}
+
+/// What stands at the new name of a rename that replaces nothing is not replaced there, either: somebody
+/// else has put it there, and the mirror says so.
+#[test]
+fn a_stranger_is_not_replaced_in_silence() {
+    need_root!();
+    need_product!();
+    let far = Far::new();
+    let (mut mount, _outside) = scene(&far, "mode=sync");
+    mount.try_mount(&["--metadata-loss=warn"]).ok();
+    wait_until("filled", || mount.state() == "in-sync");
+    std::fs::write(mount.replica.join("taken"), "a stranger's").expect("write");
+    let (from, to) = (mount.at("file"), mount.at("taken"));
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).expect("rename");
+    wait_until("noticed", || mount.log_text().contains("EEXIST"));
+    // Not taken back while a call is still in it.
+    wait_until("healed", || mount.product("sync", &[]).code == Some(0));
+    let copy = std::fs::read(mount.replica.join("taken")).expect("read");
+    assert_eq!(copy, b"a copy");
+    mount.umount();
 }

@@ -322,6 +322,7 @@ impl Attached {
             (state.stamp.clone(), state.replica.take())
         };
         drop(left);
+        let record = stamp.lacks;
         let missing = |errno| say.live(say.missing(errno));
         let root = open().map_err(missing)?;
         let lock = Lock::take(root.as_fd(), std::time::Duration::ZERO)
@@ -349,6 +350,8 @@ impl Attached {
                 return Err(say.live(say.compare_again(why)));
             }
         }
+        let known = lack::known(say, lock.root(), self.metadata_loss, record);
+        let known = known.map_err(|refusal| say.live(refusal))?;
         match stamp::probe(lock.root()) {
             Ok(()) => {}
             Err(Errno::NOSPC | Errno::DQUOT) if makes_room => {}
@@ -357,11 +360,9 @@ impl Attached {
                 return Err(say.live(say.refusal(Id::ReplicaFailed, why)));
             }
         }
-        let lacks = lack::known(say, lock.root(), self.metadata_loss);
-        let lacks = lacks.map_err(|refusal| say.live(refusal))?;
         let mut state = self.state.lock();
         // Written when the resync begins.
-        state.stamp.lacks = state.stamp.lacks.union(lacks);
+        state.stamp.lacks = state.stamp.lacks.union(known);
         if let Found::Stamped(stamp) = replica.found {
             state.replica_halfway = stamp.verdict == Verdict::Inconsistent;
             state.replica_history = stamp.history;

@@ -394,7 +394,7 @@ impl Say<'_> {
         (self.typed.primary.quoted(), self.typed.replica.quoted())
     }
 
-    fn mount(&self, words: &str) -> String {
+    pub(super) fn mount(&self, words: &str) -> String {
         let (primary, replica) = self.quoted();
         if self.typed.offline {
             let words = if words.contains("--init") {

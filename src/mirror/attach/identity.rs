@@ -22,7 +22,7 @@ const HEAD_2: &str = "mirrorfs-stamp 2";
 /// Epochs kept by name; older ones are only implied. Keeps the stamp inside one xattr block.
 const HISTORY_MAX: usize = 32;
 /// Bytes of a typed path or a reason that are kept.
-const TEXT_MAX: usize = 256;
+pub(super) const TEXT_MAX: usize = 256;
 /// No number that mounts and failures count up is larger: the next ones must fit, too.
 pub(super) const COUNT_MAX: u64 = u64::MAX >> 1;
 

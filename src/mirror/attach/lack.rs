@@ -22,7 +22,7 @@ pub enum MetadataLoss {
 
 /// What a replica lacks that must not be found out by trying: a symlink's time and owner, where they would be
 /// set on what it points to. Whoever does not do without has no use for it, symlinks or none: the
-/// first one that is made would do the harm.
+/// first one that is made would do the harm. Where it cannot be asked, what is on `record` holds.
 ///
 /// # Errors
 /// Why it is not taken in.
@@ -30,38 +30,37 @@ pub(super) fn known(
     say: Say<'_>,
     replica: BorrowedFd<'_>,
     loss: MetadataLoss,
+    record: Lacks,
 ) -> Result<Lacks, Refusal> {
-    let mut lacks = Lacks::default();
     let follows = stamp::follows_symlinks(replica).map_err(|errno| {
         let why = format!("the replica cannot be written: {}.", Named(errno));
         say.refusal(Id::StampFailed, why)
     })?;
-    if !follows {
+    let mut lacks = Lacks::default();
+    if follows.unwrap_or(record.contains(Lack::Symlinks)) {
+        lacks.insert(Lack::Symlinks);
+    }
+    if lacks == Lacks::default() || loss == MetadataLoss::Warn {
         return Ok(lacks);
     }
-    lacks.insert(Lack::Symlinks);
     let what = "time and owner of a symlink would be set on what it points to";
-    match loss {
-        MetadataLoss::Warn => Ok(lacks),
-        MetadataLoss::Fail => Err(refused(say, lacks, vec![what.to_owned()])),
-    }
+    Err(refused(say, lacks, vec![what.to_owned()], say.mount("")))
 }
 
 /// The replica lacks what is not done without, found out by carrying it there.
 pub(super) fn found(say: Say<'_>, summary: &Summary) -> Refusal {
     let first = summary.losses.iter().take(3);
     let shown = first.map(|loss| format!("{}: {}", show_path(&loss.path), loss.detail));
-    refused(say, summary.lacks, shown.collect())
+    refused(say, summary.lacks, shown.collect(), say.compared().1)
 }
 
-fn refused(say: Say<'_>, lacks: Lacks, more: Vec<String>) -> Refusal {
+fn refused(say: Say<'_>, lacks: Lacks, more: Vec<String>, command: String) -> Refusal {
     let why = format!("the replica cannot hold everything: {lacks}.");
     let mut refusal = say.refusal(Id::MetadataLoss, why);
     refusal.more = more;
     refusal.next = vec![say.alone()];
     if lacks.refused(true).is_none() {
-        let (_, command) = say.compared();
-        let without = format!("{command} --metadata-loss=warn");
+        let without = format!("{} --metadata-loss=warn", command.trim_end());
         refusal.next.push(("To do without".to_owned(), without));
     }
     refusal

@@ -152,8 +152,9 @@ pub fn preview(
         return Err(worded((*refusal).into(), typed));
     }
     let quick = attempt.is_quick();
+    let untried = attempt.base()?.lacks.never_tried();
     attempt
-        .reconcile(Phase::Verify, quick, Lacks::default(), None, progress)
+        .reconcile(Phase::Verify, quick, untried, None, progress)
         .map_err(|failure| worded(attempt.copy_failed(&failure).into(), typed))
 }
 
@@ -374,13 +375,14 @@ impl Attempt<'_> {
         Ok(stamp)
     }
 
-    /// Names the replica at hand as the mirror's, with what it is known to lack.
-    fn take_in(&self, stamp: &mut Stamp) -> Result<(), Refusal> {
+    /// Names the replica at hand as the mirror's, with `lacks` and what it is known to lack besides.
+    fn take_in(&self, stamp: &mut Stamp, lacks: Lacks) -> Result<(), Refusal> {
+        let mut known = Lacks::default();
         if let Some(replica) = &self.replica {
             let loss = self.options.metadata_loss;
-            let known = lack::known(self.say, replica.root(), loss)?;
-            stamp.lacks = stamp.lacks.union(known);
+            known = lack::known(self.say, replica.root(), loss, stamp.lacks)?;
         }
+        stamp.lacks = lacks.union(known);
         stamp.replicas = self.found_r.iter().map(|found| found.identity).collect();
         stamp.replica_path = identity::clipped_path(&self.say.typed.replica);
         Ok(())
@@ -434,8 +436,7 @@ impl Attempt<'_> {
             // Whatever the replica it had before holds, it is not this one's past.
             stamp.next_epoch(stamp.written);
         }
-        stamp.lacks = Lacks::default();
-        if let Err(refusal) = self.take_in(&mut stamp) {
+        if let Err(refusal) = self.take_in(&mut stamp, Lacks::default()) {
             return self.or_alone(true, refusal, None, None);
         }
         stamp.verdict = Verdict::Inconsistent;
@@ -533,7 +534,10 @@ impl Attempt<'_> {
     ) -> Result<Attached, AttachError> {
         let mut stamp = self.base()?;
         let lacks = if quick { stamp.lacks } else { Lacks::default() };
-        let summary = match self.reconcile(Phase::Verify, quick, lacks, None, progress) {
+        if let Err(refusal) = self.take_in(&mut stamp, lacks) {
+            return self.or_alone(true, refusal, None, None);
+        }
+        let summary = match self.reconcile(Phase::Verify, quick, stamp.lacks, None, progress) {
             Ok(summary) => summary,
             Err(failure) => {
                 let excusable = failure.copy == Copy::Replica;
@@ -544,10 +548,6 @@ impl Attempt<'_> {
         if summary.differences_total > 0 {
             let refusal = self.differ(quick, &summary);
             return self.or_alone(true, refusal, None, Some(summary));
-        }
-        stamp.lacks = lacks;
-        if let Err(refusal) = self.take_in(&mut stamp) {
-            return self.or_alone(true, refusal, None, None);
         }
         self.in_sync(stamp, Some(summary))
     }
@@ -564,7 +564,8 @@ impl Attempt<'_> {
             return self.heal();
         }
         let mut stamp = self.base()?;
-        if let Err(refusal) = self.take_in(&mut stamp) {
+        let lacks = stamp.lacks;
+        if let Err(refusal) = self.take_in(&mut stamp, lacks) {
             return self.or_alone(true, refusal, None, None);
         }
         self.in_sync(stamp, None)
@@ -573,7 +574,8 @@ impl Attempt<'_> {
     /// Takes in a replica of which the log knows what it may lack; that is healed live.
     fn heal(self) -> Result<Attached, AttachError> {
         let mut stamp = self.base()?;
-        if let Err(refusal) = self.take_in(&mut stamp) {
+        let lacks = stamp.lacks;
+        if let Err(refusal) = self.take_in(&mut stamp, lacks) {
             return self.or_alone(true, refusal, None, None);
         }
         let degraded = self.options.asked.degraded;

@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::decide::{Found, Root, Say, Typed};
-use super::identity::{History, Life, Match, Role, RootIdentity, Stamp, Verdict};
+use super::identity::{History, Life, Match, Role, RootIdentity, Stamp, TEXT_MAX, Verdict};
 use super::refusal::{Id, Refusal};
 use super::stamp::{self, Lock, Place};
 use super::{in_use, inspect};
 use crate::mirror::failure::{Copy, Named, Shown, harmless, show_path};
+use crate::mirror::resync::Lacks;
 use crate::sys::{Errno, clock};
 
 /// What was asked for.
@@ -144,7 +145,11 @@ pub(super) fn may_promote(
     typed: &Typed,
 ) -> Result<Vec<String>, Refusal> {
     let (path, quoted) = (typed.replica.shown(), typed.replica.quoted());
-    let from = r.primary_path.quoted();
+    // As it was typed, and cut where it was too long: not everything leads there.
+    let from = match &*r.primary_path {
+        path if path.starts_with(b"/") && path.len() < TEXT_MAX => path.quoted(),
+        _ => "PRIMARY".to_owned(),
+    };
     let forced = || {
         let want = "To promote it anyway and lose them".to_owned();
         vec![(want, format!("mirrorfs promote --force {quoted}"))]
@@ -267,6 +272,8 @@ pub(super) fn promoted(
     stamp.primary = identity;
     stamp.replicas = Vec::new();
     stamp.covered = None;
+    // What it lacks is nobody's loss any more: it is what there is.
+    stamp.lacks = Lacks::default();
     stamp.role = None;
     stamp.primary_path = super::identity::clipped_path(path);
     stamp.replica_path = Vec::new();

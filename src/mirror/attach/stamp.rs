@@ -165,17 +165,20 @@ pub fn probe(root: BorrowedFd<'_>) -> Result<()> {
 /// Asked of a symlink that points to itself: whoever follows it comes to nothing. It is set by
 /// descriptor, and only of one that reads as the one that was made.
 ///
+/// `None` where there cannot be any, or where there is no room to ask (sshfs calls that `EPERM`, too).
+///
+/// Whoever is killed here leaves a time on the root that is not the primary's: the first look at the
+/// mirror in use finds that, and repairs nothing by itself.
+///
 /// # Errors
-/// The root does not take it, though its file system knows symlinks.
-pub fn follows_symlinks(root: BorrowedFd<'_>) -> Result<bool> {
+/// The root does not take it, though its file system knows symlinks; or what came of it proves nothing.
+pub fn follows_symlinks(root: BorrowedFd<'_>) -> Result<Option<bool>> {
     let before = Stat::of(root)?;
     remove_temporary(root)?;
     let follows = match rustix::fs::symlinkat(TEMPORARY, root, TEMPORARY) {
-        Ok(()) => follows_temporary(root),
-        // There are none to follow. Or there is no room: what was found out before still holds.
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC | Errno::DQUOT) => {
-            Ok(false)
-        }
+        Ok(()) => follows_temporary(root).map(Some),
+        Err(Errno::NOSPC | Errno::DQUOT) => Ok(None),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
         Err(errno) => Err(errno),
     };
     remove_temporary(root)?;
@@ -205,8 +208,10 @@ fn follows_temporary(root: BorrowedFd<'_>) -> Result<bool> {
     match at::utimens(link.as_fd(), &times) {
         Ok(()) if Stat::of(link.as_fd())?.mtime.seconds != asked.tv_sec => return Ok(true),
         Ok(()) => {}
-        Err(errno @ (Errno::IO | Errno::NOTCONN | Errno::TIMEDOUT)) => return Err(errno),
-        Err(_) => return Ok(true),
+        // It was followed to nothing; or it cannot be set, and nothing else is known.
+        Err(Errno::NOENT | Errno::LOOP | Errno::PERM | Errno::ACCESS) => return Ok(true),
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(true),
+        Err(errno) => return Err(errno),
     }
     // Whose it is already: only whoever follows it has something to complain about.
     let owner = at::chown(link.as_fd(), Some(own.uid), Some(own.gid));
@@ -407,7 +412,7 @@ mod tests {
     fn whether_symlinks_are_followed_is_asked_without_a_trace() {
         let (dir, fd) = root();
         let before = Stat::of(fd.as_fd()).expect("stat").mtime;
-        assert_eq!(follows_symlinks(fd.as_fd()), Ok(false));
+        assert_eq!(follows_symlinks(fd.as_fd()), Ok(Some(false)));
         assert_eq!(Stat::of(fd.as_fd()).expect("stat").mtime, before);
         // What is left there, or was put there to be followed.
         let other = dir.path().join("other");
@@ -416,7 +421,7 @@ mod tests {
         let was = of_other();
         for target in [TEMPORARY, c"other"] {
             rustix::fs::symlinkat(target, &fd, TEMPORARY).expect("symlink");
-            assert_eq!(follows_symlinks(fd.as_fd()), Ok(false));
+            assert_eq!(follows_symlinks(fd.as_fd()), Ok(Some(false)));
         }
         assert_eq!(of_other(), was);
         assert_eq!(

@@ -9,6 +9,8 @@ use std::io::{Error, Result};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -26,6 +28,8 @@ const TTL: Duration = Duration::ZERO;
 /// Shown as long as the value lives.
 #[derive(Debug)]
 pub(crate) struct Far {
+    /// Takes no new symlink, and says so in the words of sshfs for a full disk.
+    pub(crate) is_full: Arc<AtomicBool>,
     /// Unmounts it when it is dropped, before the directory goes.
     _session: BackgroundSession,
     dir: tempfile::TempDir,
@@ -37,11 +41,14 @@ impl Far {
         for name in ["end", "fs"] {
             std::fs::create_dir(dir.path().join(name)).expect("mkdir");
         }
-        let shown = Shown(Mutex::new(vec![Some(dir.path().join("end"))]));
+        let is_full = Arc::new(AtomicBool::new(false));
+        let paths = Mutex::new(vec![Some(dir.path().join("end"))]);
+        let shown = Shown(paths, is_full.clone());
         let mut config = Config::default();
         config.mount_options = vec![fuser::MountOption::FSName("far".to_owned())];
         let session = fuser::spawn_mount(shown, dir.path().join("fs"), &config);
         Self {
+            is_full,
             _session: session.expect("mounted"),
             dir,
         }
@@ -58,8 +65,8 @@ impl Far {
     }
 }
 
-/// The path of each inode, its number less one being the place.
-struct Shown(Mutex<Vec<Option<PathBuf>>>);
+/// The path of each inode, its number less one being the place; whether it is full.
+struct Shown(Mutex<Vec<Option<PathBuf>>>, Arc<AtomicBool>);
 
 impl Shown {
     fn path(&self, inode: INodeNo) -> Result<PathBuf> {
@@ -284,6 +291,9 @@ impl Filesystem for Shown {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        if self.1.load(Ordering::Relaxed) {
+            return reply.error(fuser::Errno::EPERM);
+        }
         self.make((parent, name), reply, |path| symlink(target, path));
     }
 
