@@ -334,6 +334,12 @@ impl Mark {
             .is_ok()
     }
 
+    /// Pins it once more, for somebody who holds a pin: so it cannot have left.
+    fn pin_again(&self) {
+        let before = self.word.fetch_add(1, Ordering::AcqRel);
+        debug_assert!(before & PINS > 0, "nobody held it");
+    }
+
     fn unpin(&self) {
         let before = self.word.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before & PINS > 0, "unpinned more often than pinned");
@@ -417,6 +423,13 @@ impl Pins {
         for mark in &self.0 {
             mark.set_dirty();
         }
+    }
+
+    /// Pins on the same marks, for somebody else.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        self.0.iter().for_each(|mark| mark.pin_again());
+        Self(self.0.clone())
     }
 
     /// Holds what `other` held, too.

@@ -27,7 +27,7 @@ impl Mirror {
         op: &Op<'_>,
         errno: Errno,
         ahead: Option<Range<u64>>,
-        marks: (Option<&Arc<Way>>, &mut Marked),
+        marks: (Option<&Arc<Way>>, &Marked),
         rest: Rest,
     ) {
         // A rename that ext4 takes back leaves new times on the directories.
@@ -48,7 +48,7 @@ impl Mirror {
         &self,
         op: &Op<'_>,
         ahead: Option<Range<u64>>,
-        (way, marked): (Option<&Arc<Way>>, &mut Marked),
+        (way, marked): (Option<&Arc<Way>>, &Marked),
         rest: Rest,
     ) {
         let Some(node) = op.content() else {
@@ -59,7 +59,6 @@ impl Mirror {
             marked.pins.soil();
             return rest(Carried::Done);
         };
-        self.times.touch(node);
         // The whole file: a write at its end that reached one copy only would look like a leftover.
         let turn = self.order.enter(&Claim::whole(node));
         if self.nodes.is_shared() && matches!(self.source.stat(node), Err(Errno::STALE)) {
@@ -76,7 +75,8 @@ impl Mirror {
                 let stat = self.source.stat(node);
                 stat.map_err(|errno| unreadable(errno, "size", node))
             })
-            .and_then(|stat| way.conform(node, &stat, &mut marked.pins));
+            .and_then(|stat| way.conform(node, &stat, &marked.pins));
+        self.times.touch(node);
         let owed = errand.end();
         if owed.is_none() || conformed.is_err() {
             marked.pins.soil();

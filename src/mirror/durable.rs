@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::settle::{Carried, settle};
+use super::times::Batch;
 use super::watch::{Either, Rest, What};
 use super::{Durable, Mirror, attributes_of, crew, unreadable};
 use crate::journal::Pins;
@@ -149,15 +150,19 @@ impl Mirror {
 
     /// Carries over the times of nodes that have come to rest, until [`Self::drain`].
     pub fn settle_times(self: &Arc<Self>) {
-        while let Some(nodes) = self.times.next() {
-            let mirror = self.clone();
-            drop(self.carry_all(nodes, Box::new(move |_| mirror.times.abandon())));
+        while let Some(batch) = self.times.next() {
+            drop(self.carry_all(batch, Box::new(|_| ())));
         }
     }
 
     /// `too_long` is done if the replica hangs, or handed back.
-    pub(super) fn carry_all(&self, nodes: Vec<Arc<Node>>, too_long: Rest) -> Option<Rest> {
-        let mut rest = Some(too_long);
+    pub(super) fn carry_all(self: &Arc<Self>, batch: Batch, too_long: Rest) -> Option<Rest> {
+        let Batch { nodes, number } = batch;
+        let mirror = self.clone();
+        let mut rest: Option<Rest> = Some(Box::new(move |carried| {
+            mirror.times.done(number);
+            too_long(carried);
+        }));
         for node in &nodes {
             rest = match rest {
                 Some(rest) => self.carry_times(node, rest),
@@ -171,7 +176,9 @@ impl Mirror {
             .begin(way.as_ref(), What::new("close"), None, rest);
         drop(nodes);
         self.nodes.sweep();
-        errand.end()?.into_rest()
+        let owed = errand.end();
+        self.times.done(number);
+        owed?.into_rest()
     }
 
     /// Takes back `count` lookups of a node, and tells `then`. What loses its last one closes files

@@ -352,7 +352,8 @@ impl Way {
         }
     }
 
-    /// Carries an op to the replica: now, or in its place, with its pins.
+    /// Carries an op to the replica: now, or in its place, with pins of its own. The caller keeps
+    /// `pins` until it has noted whose times are to follow: they are a mark until then.
     ///
     /// # Errors
     /// A fault when the replica failed or did something else: from then on it is behind.
@@ -361,7 +362,7 @@ impl Way {
         op: &Op<'_>,
         done: &Done,
         place: Place,
-        pins: &mut Pins,
+        pins: &Pins,
     ) -> std::result::Result<Carry, Fault> {
         if self.window.is_none() {
             return self.follow(op, done, pins);
@@ -371,7 +372,7 @@ impl Way {
             action: op.action.clone(),
             data: self.keep(op.data),
             done: done.clone(),
-            pins: std::mem::take(pins),
+            pins: pins.share(),
         });
         Ok(Carry::Done)
     }
@@ -438,13 +439,13 @@ impl Way {
         &self,
         node: &Arc<Node>,
         like: &Stat,
-        pins: &mut Pins,
+        pins: &Pins,
     ) -> std::result::Result<(), Fault> {
         if self.window.is_none() {
             let done = self.replica.conform(node, like);
             return self.minding(&attributes_of(node), pins, done).map(drop);
         }
-        let (node, like, pins) = (node.clone(), *like, std::mem::take(pins));
+        let (node, like, pins) = (node.clone(), *like, pins.share());
         self.reserve(0)?.fill(|| Task::Conform { node, like, pins });
         Ok(())
     }

@@ -299,7 +299,7 @@ impl Mirror {
             return then(Err(Errno::IO));
         }
         let turn = self.order.enter(&op.claims());
-        let Some(((mut marked, mut way), (turn, pass, then))) = self.mark(op, (turn, pass, then))
+        let Some(((marked, mut way), (turn, pass, then))) = self.mark(op, (turn, pass, then))
         else {
             return;
         };
@@ -322,7 +322,7 @@ impl Mirror {
                 drop(place);
                 drop(turn);
                 let rest = told((pass, then), Err(errno));
-                return self.failed(op, errno, None, (way.as_ref(), &mut marked), rest);
+                return self.failed(op, errno, None, (way.as_ref(), &marked), rest);
             }
         };
         Intent::done(&marked);
@@ -347,7 +347,7 @@ impl Mirror {
             drop(pass);
             then(answer);
         });
-        self.carry(op, &done, place, (way.as_ref(), &mut marked), (turn, rest));
+        self.carry(op, &done, place, (way.as_ref(), &marked), (turn, rest));
     }
 
     /// Pins every mark that covers `op`; without a log there are none. Says by which way the op goes,
@@ -420,7 +420,7 @@ impl Mirror {
         self: &Arc<Self>,
         op: &Op<'_>,
         turn: Turn,
-        (way, mut marked): (&Arc<Way>, Marked),
+        (way, marked): (&Arc<Way>, Marked),
         owed: (Pass, Answer),
     ) {
         let mut done = Err(Errno::IO);
@@ -479,8 +479,8 @@ impl Mirror {
             Box::new(move |_| rest(carried))
         };
         match done {
-            Err(errno) => self.failed(op, errno, ahead, (Some(way), &mut marked), rest),
-            Ok(_) => self.put_right(op, ahead, (Some(way), &mut marked), rest),
+            Err(errno) => self.failed(op, errno, ahead, (Some(way), &marked), rest),
+            Ok(_) => self.put_right(op, ahead, (Some(way), &marked), rest),
         }
     }
 
@@ -525,7 +525,7 @@ impl Mirror {
         op: &Op<'_>,
         done: &Done,
         place: Place,
-        (way, marked): (Option<&Arc<Way>>, &mut Marked),
+        (way, marked): (Option<&Arc<Way>>, &Marked),
         (turn, rest): (Turn, Rest),
     ) {
         let Some(way) = way else {
@@ -539,7 +539,7 @@ impl Mirror {
         };
         let what = What::of(op);
         let errand = self.watch.begin(Some(way), what, Some(turn), Some(rest));
-        let carried = way.carry(op, done, place, &mut marked.pins);
+        let carried = way.carry(op, done, place, &marked.pins);
         let Some(owed) = errand.end() else {
             return marked.pins.soil();
         };
@@ -619,16 +619,18 @@ impl Mirror {
 
     /// Brings the replica up to date, times and all, while the mount goes on.
     pub fn settle_now(self: &Arc<Self>) {
-        let nodes = self.times.take();
-        self.within_reason(move |mirror, too_long| drop(mirror.carry_all(nodes, too_long)));
+        self.within_reason(|mirror, too_long| {
+            drop(mirror.carry_all(mirror.times.take(), too_long));
+        });
         self.settle_lane();
     }
 
     /// Lets nothing new in, finishes what is under way and settles every time.
     pub fn drain(self: &Arc<Self>) {
         self.gate.shut();
-        let nodes = self.times.stop();
-        self.within_reason(move |mirror, too_long| drop(mirror.carry_all(nodes, too_long)));
+        self.within_reason(|mirror, too_long| {
+            drop(mirror.carry_all(mirror.times.stop(), too_long));
+        });
         self.settle_lane();
     }
 

@@ -470,7 +470,7 @@ impl Mirror {
 
     /// Makes both copies durable and clears the marks that are done with; without such marks only if
     /// somebody asked for it. `too_long` is done if the replica hangs.
-    pub(super) fn checkpoint(&self, asked: bool, too_long: Rest) {
+    pub(super) fn checkpoint(self: &Arc<Self>, asked: bool, too_long: Rest) {
         let (Some(intent), Some(way)) = (self.log(), self.lane.way()) else {
             return;
         };
@@ -485,7 +485,7 @@ impl Mirror {
 
     /// Makes both copies durable and clears what a checkpoint began with; whether it did.
     fn make_durable(
-        &self,
+        self: &Arc<Self>,
         way: &Arc<Way>,
         intent: &Intent,
         point: Checkpoint,

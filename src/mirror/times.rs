@@ -23,16 +23,42 @@ const QUIET: Duration = Duration::from_millis(40);
 #[derive(Debug, Default)]
 struct Waiting {
     nodes: Vec<Arc<Node>>,
-    /// The settling thread has taken some and is not done with them.
-    busy: bool,
+    /// The batch that somebody has taken and is not done with.
+    taken: Option<u64>,
+    batches: u64,
     stopped: bool,
 }
 
+impl Waiting {
+    fn hand_over(&mut self) -> Batch {
+        self.batches += 1;
+        self.taken = Some(self.batches);
+        Batch {
+            nodes: std::mem::take(&mut self.nodes),
+            number: self.batches,
+        }
+    }
+}
+
 /// The nodes whose times on the replica are not final yet.
+///
+/// One batch of them is carried at a time: who gets the next one knows that those of the last are
+/// carried, too. A checkpoint that did not would clear marks of times that somebody else is about to
+/// carry.
 #[derive(Debug, Default)]
 pub struct Times {
     waiting: Mutex<Waiting>,
     some: Condvar,
+}
+
+/// Nodes whose times are to be carried now. [`Times::done`] must follow.
+#[derive(Debug)]
+#[must_use]
+pub struct Batch {
+    /// Those nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// For [`Times::done`].
+    pub number: u64,
 }
 
 impl Times {
@@ -43,7 +69,7 @@ impl Times {
         }
         let mut waiting = self.waiting.lock();
         waiting.nodes.push(node.clone());
-        if waiting.nodes.len() == 1 && !waiting.busy {
+        if waiting.nodes.len() == 1 && waiting.taken.is_none() {
             self.some.notify_all();
         }
     }
@@ -52,48 +78,54 @@ impl Times {
     ///
     /// A node keeps its mark until its times are being carried: an op that notes it again before
     /// that is covered, one after that puts it here again.
-    pub fn next(&self) -> Option<Vec<Arc<Node>>> {
+    pub fn next(&self) -> Option<Batch> {
         let mut waiting = self.waiting.lock();
-        waiting.busy = false;
-        self.some.notify_all();
-        while waiting.nodes.is_empty() && !waiting.stopped {
-            self.some.wait(&mut waiting);
+        loop {
+            while !waiting.stopped && (waiting.nodes.is_empty() || waiting.taken.is_some()) {
+                self.some.wait(&mut waiting);
+            }
+            let rest = std::time::Instant::now() + QUIET;
+            while !waiting.stopped && !self.some.wait_until(&mut waiting, rest).timed_out() {}
+            if waiting.stopped {
+                return None;
+            }
+            // Unless somebody else has taken them meanwhile.
+            if !waiting.nodes.is_empty() && waiting.taken.is_none() {
+                return Some(waiting.hand_over());
+            }
         }
-        let rest = std::time::Instant::now() + QUIET;
-        while !waiting.stopped && !self.some.wait_until(&mut waiting, rest).timed_out() {}
-        if waiting.stopped {
-            return None;
-        }
-        waiting.busy = true;
-        Some(std::mem::take(&mut waiting.nodes))
     }
 
-    /// Takes all that wait now, once the settling thread is done with what it has taken.
-    #[must_use]
-    pub fn take(&self) -> Vec<Arc<Node>> {
+    /// Takes all that wait now, once what was taken before is done with.
+    pub fn take(&self) -> Batch {
         let mut waiting = self.waiting.lock();
-        while waiting.busy {
+        while waiting.taken.is_some() {
             self.some.wait(&mut waiting);
         }
-        std::mem::take(&mut waiting.nodes)
+        waiting.hand_over()
     }
 
-    /// The settling thread hangs on the replica: nobody is to wait for it.
-    pub fn abandon(&self) {
-        self.waiting.lock().busy = false;
-        self.some.notify_all();
-    }
-
-    /// Ends [`Self::next`], waits until the settling thread is done with what it has taken, and
-    /// hands over what is left.
-    #[must_use]
-    pub fn stop(&self) -> Vec<Arc<Node>> {
+    /// The times of this batch are carried; or whoever has taken it hangs on the replica, and nobody
+    /// is to wait for it. To be told of both does no harm.
+    pub fn done(&self, number: u64) {
         let mut waiting = self.waiting.lock();
-        waiting.stopped = true;
-        self.some.notify_all();
-        while waiting.busy {
-            self.some.wait(&mut waiting);
+        if waiting.taken == Some(number) {
+            waiting.taken = None;
+            self.some.notify_all();
         }
-        std::mem::take(&mut waiting.nodes)
+    }
+
+    /// Ends [`Self::next`], and takes what is left.
+    pub fn stop(&self) -> Batch {
+        self.waiting.lock().stopped = true;
+        self.some.notify_all();
+        self.take()
+    }
+
+    /// Whether somebody waits for something here.
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self) -> bool {
+        let _held = self.waiting.lock();
+        self.some.notify_all() > 0
     }
 }

@@ -436,6 +436,10 @@ pub(super) fn lose(seed: u64, end: End, sabotage: impl FnOnce(&Mirror)) -> Vec<S
         }
     }
     let last = (end == End::Cut).then(|| {
+        // A daemon that died has nothing under way any more: not what is queued, where all that is marked
+        // is in use and the checkpoint has nothing to sync, and no checkpoint of anybody else.
+        bench.mirror.tending.end(LIMITS.patience);
+        bench.mirror.settle_lane();
         bench.gate.set_power(Power::Failing);
         let mirror = bench.mirror.clone();
         std::thread::spawn(move || mirror.checkpoint(false, Box::new(|_| ())))

@@ -241,6 +241,76 @@ fn a_time_to_be_carried_keeps_its_mark() {
     bench.mirror.drain();
 }
 
+/// Somebody else had taken the times, and was carrying them: the checkpoint found none that waited,
+/// and cleared their marks. A power cut of the replica after that lost the times.
+///
+/// ```text
+///   drain        takes the times                                            carries them
+///   checkpoint                     finds none   syncs both   clears marks                 power cut
+/// ```
+#[test]
+fn a_time_that_somebody_else_carries_keeps_its_mark() {
+    let bench = Bench::new(None);
+    let all = settled(&bench, 1, 1);
+    let file = all.file(0, 0);
+    bench.mirror.tending.end(Duration::from_secs(60));
+    bench.gate.hold_times(Some(file));
+    all.write(file, 0);
+    let clear = || (0..2).for_each(|_| bench.mirror.checkpoint(true, Box::new(|_| ())));
+    std::thread::scope(|scope| {
+        scope.spawn(|| bench.mirror.settle_now());
+        bench.gate.await_standstill(|| false);
+        let checkpoint = scope.spawn(clear);
+        while !checkpoint.is_finished() && !bench.mirror.times.is_awaited() {
+            std::thread::yield_now();
+        }
+        let kept = all.marks();
+        bench.gate.hold_times(None);
+        assert_eq!(kept, 1, "its time is not carried yet");
+    });
+    clear();
+    assert_eq!(all.marks(), 0);
+    bench.mirror.drain();
+}
+
+/// In `mode=async` an op could be done on the replica before its times were noted, and a checkpoint come
+/// in between.
+///
+/// ```text
+///   op           queued                                                            notes its times
+///   lane                  done, unpinned
+///   checkpoint                            takes no times   syncs   clears marks                    SIGKILL
+/// ```
+#[test]
+fn whose_times_are_not_noted_yet_keeps_its_marks() {
+    let bench = Bench::new(Some(WIDE));
+    let all = settled(&bench, 1, 0);
+    bench.mirror.tending.end(Duration::from_secs(60));
+    let (parent, name) = (all.dirs[0].home.clone(), Name::new("new").expect("a name"));
+    let mode = 0o644;
+    let op = Op::new(Needs::DAEMON, Action::Create { parent, name, mode });
+    let intent = bench.mirror.intent.as_ref().expect("a log");
+    let marked = intent.mark(&op, &|_| None).expect("marked");
+    let way = bench.mirror.lane.way().expect("open");
+    let place = way.reserve(0).expect("room");
+    let mut applied = bench.first.apply(&op).expect("created");
+    let node = bench.mirror.remember(&op, &mut applied, &marked);
+    let done = Done {
+        written: 0,
+        made: node.zip(applied.made.map(|made| made.stat)),
+    };
+    way.carry(&op, &done, place, &marked.pins).expect("queued");
+    way.settle().expect("carried");
+    let clear = || (0..2).for_each(|_| bench.mirror.checkpoint(true, Box::new(|_| ())));
+    clear();
+    assert_eq!(all.marks(), 1, "its time is not noted yet");
+    bench.mirror.times.touch(&all.dirs[0].home);
+    drop(marked);
+    clear();
+    assert_eq!(all.marks(), 0);
+    bench.mirror.drain();
+}
+
 #[test]
 fn in_a_rush_directories_get_theirs_at_once() {
     let bench = Bench::new(None);
