@@ -14,7 +14,7 @@ use super::complain;
 use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::reach::{self, Silence};
-use super::render::harmless;
+use super::render::{as_seen, harmless};
 use crate::mirror::events::Change;
 use crate::session::control::{Changes, Heard};
 use crate::session::refusal::Refusal;
@@ -162,11 +162,7 @@ fn time(ms: i64) -> String {
 
 /// A name as a value: a blank or a line's end would begin another word or line.
 fn value(name: &str, escape: bool) -> String {
-    let name = if escape {
-        harmless(name)
-    } else {
-        name.to_owned()
-    };
+    let name = as_seen(name, escape);
     name.replace(' ', "\\x20").replace('\n', "\\n")
 }
 

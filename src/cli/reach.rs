@@ -21,7 +21,7 @@ fn unreadable(e: io::Error) -> Refusal {
 pub(super) fn any() -> Result<Vec<Mount>, Refusal> {
     let mut all = mountinfo::read().map_err(unreadable)?;
     let mut seen = HashSet::new();
-    all.retain(|mount| mount.is_mirror() && seen.insert((mount.major, mount.minor)));
+    all.retain(|mount| mount.is_mirror() && seen.insert(mount.device()));
     Ok(all)
 }
 

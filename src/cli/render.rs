@@ -16,15 +16,18 @@ const INDENT: &str = "\n          ";
 /// A time further back than this is shown with its day.
 const DAY: i64 = 86_400;
 
+/// What somebody else said: harmless if a terminal is to show it, which `escape` says, else as it is.
+pub(super) fn as_seen(text: &str, escape: bool) -> String {
+    if escape {
+        harmless(text)
+    } else {
+        text.to_owned()
+    }
+}
+
 /// The text of `mirrorfs status`; `escape` makes names harmless on a terminal.
 pub(super) fn status(report: &Report, now: i64, escape: bool) -> String {
-    let shown = |name: &str| {
-        if escape {
-            harmless(name)
-        } else {
-            name.to_owned()
-        }
-    };
+    let shown = |name: &str| as_seen(name, escape);
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
         if !value.is_empty() {
@@ -147,11 +150,7 @@ pub(super) fn resync(resync: &Resync) -> String {
 pub(super) fn dirty(list: &DirtyList, escape: bool) -> Vec<u8> {
     let mut out = b"\n   DIRTY    PATH\n".to_vec();
     for object in &list.objects {
-        let aspect = if escape {
-            harmless(&object.aspect)
-        } else {
-            object.aspect.clone()
-        };
+        let aspect = as_seen(&object.aspect, escape);
         out.extend_from_slice(format!("   {aspect:7}  ").as_bytes());
         match object.path.as_slice() {
             b"" => out.push(b'.'),

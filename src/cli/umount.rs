@@ -101,9 +101,7 @@ fn late(error: &io::Error) -> bool {
 
 fn still_mounted(mount: &Mount) -> bool {
     let mounts = crate::sys::mountinfo::read().unwrap_or_default();
-    mounts
-        .iter()
-        .any(|m| (m.major, m.minor) == (mount.major, mount.minor))
+    mounts.iter().any(|m| m.device() == mount.device())
 }
 
 /// The mirror mounted at `typed`.

@@ -21,7 +21,7 @@ use super::exit::Exit;
 use super::interrupt::Interrupt;
 use super::line::Line;
 use super::reach::{self, Silence};
-use super::render::harmless;
+use super::render::as_seen;
 use super::units::{show_count, show_size};
 use crate::mirror::attach::decide::{Asked, Typed};
 use crate::mirror::attach::refusal::Id;
@@ -344,9 +344,6 @@ fn held(path: &Path, errno: Errno) -> Stop {
     Stop::No(Exit::Unknown, Refusal::refused(why).id("MF-0025"))
 }
 
-/// `verify  100%  812 GiB  1,204,118 files  640 MiB/s`.
-///
-/// How much there is to do is not known before the end, so a percentage is shown only then.
 /// As `text`, of what a daemon said.
 #[cfg(any(test, fuzzing))]
 pub(super) fn told(found: Vec<Found>, sum: Verified, escape: bool) -> Vec<u8> {
@@ -360,6 +357,9 @@ pub(super) fn told(found: Vec<Found>, sum: Verified, escape: bool) -> Vec<u8> {
     text(&outcome, escape)
 }
 
+/// `verify  100%  812 GiB  1,204,118 files  640 MiB/s`.
+///
+/// How much there is to do is not known before the end, so a percentage is shown only then.
 pub(super) fn progress(percent: Option<u32>, seen: &Progress, took: Duration) -> String {
     let percent = percent.map_or(String::new(), |n| format!("{n:>3}%  "));
     let ms = took.as_millis().max(1);
@@ -382,13 +382,6 @@ fn files(n: u64) -> String {
 /// A line for each difference, and a sentence.
 fn text(outcome: &Outcome, escape: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    let shown = |text: &str| {
-        if escape {
-            harmless(text)
-        } else {
-            text.to_owned()
-        }
-    };
     for found in &outcome.found {
         let path = match found.path.as_slice() {
             b"" => b".".to_vec(),
@@ -397,11 +390,11 @@ fn text(outcome: &Outcome, escape: bool) -> Vec<u8> {
         };
         let columns = String::from_utf8_lossy(&path).chars().count();
         let gap = PATH.saturating_sub(columns) + 2;
-        let kind = shown(&found.kind);
+        let kind = as_seen(&found.kind, escape);
         out.extend_from_slice(format!("{kind:KIND$}").as_bytes());
         out.extend_from_slice(&path);
         out.extend(std::iter::repeat_n(b' ', gap));
-        out.extend_from_slice(shown(&found.detail).as_bytes());
+        out.extend_from_slice(as_seen(&found.detail, escape).as_bytes());
         out.push(b'\n');
     }
     let total = outcome.sum.differences;

@@ -78,11 +78,10 @@ impl Watched<'_> {
     /// Looks at all mirrors once.
     fn look(&mut self) -> Result<(), Refusal> {
         let mounts = reach::wanted(self.typed)?;
-        let device = |mount: &Mount| (mount.major, mount.minor);
         self.tracks
-            .retain(|known, _| mounts.iter().any(|mount| device(mount) == *known));
+            .retain(|known, _| mounts.iter().any(|mount| mount.device() == *known));
         for mount in &mounts {
-            let place = device(mount);
+            let place = mount.device();
             let seen = reach::report(mount);
             if let (Err(_), Some(_)) = (&seen, self.typed) {
                 return seen.map(drop);

@@ -213,47 +213,48 @@ fn quoted(path: &[u8]) -> String {
     word
 }
 
-/// What stands between `$'` and `'`.
+/// What stands between `$'` and `'`. Three digits each: what follows cannot be taken for a fourth, in
+/// any shell.
 fn escaped(path: &[u8]) -> String {
-    let mut out = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for ch in chunk.valid().chars() {
-            match ch {
-                '\\' | '\'' => out.extend(['\\', ch]),
-                ch if steers(ch) => octal(&mut out, ch.encode_utf8(&mut [0; 4]).as_bytes()),
-                ch => out.push(ch),
-            }
+    let octal = |out: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            let _ = write!(out, "\\{byte:03o}");
         }
-        octal(&mut out, chunk.invalid());
-    }
-    out
-}
-
-/// Three digits each: what follows cannot be taken for a fourth, in any shell.
-fn octal(out: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        let _ = write!(out, "\\{byte:03o}");
-    }
+    };
+    let letter = |out: &mut String, ch: char| match ch {
+        '\\' | '\'' => out.extend(['\\', ch]),
+        ch if steers(ch) => octal(out, ch.encode_utf8(&mut [0; 4]).as_bytes()),
+        ch => out.push(ch),
+    };
+    spelled(path, letter, octal)
 }
 
 fn printable(path: &[u8]) -> String {
-    let mut out = String::with_capacity(path.len());
-    for chunk in path.utf8_chunks() {
-        for ch in chunk.valid().chars() {
-            match ch {
-                '\\' => out.push_str("\\\\"),
-                ch if ch.is_ascii_control() => {
-                    let _ = write!(out, "\\x{:02x}", u32::from(ch));
-                }
-                ch if steers(ch) => {
-                    let _ = write!(out, "\\u{:04x}", u32::from(ch));
-                }
-                ch => out.push(ch),
-            }
-        }
-        for byte in chunk.invalid() {
+    let letter = |out: &mut String, ch: char| {
+        let _ = match ch {
+            '\\' => write!(out, "\\\\"),
+            ch if ch.is_ascii_control() => write!(out, "\\x{:02x}", u32::from(ch)),
+            ch if steers(ch) => write!(out, "\\u{:04x}", u32::from(ch)),
+            ch => write!(out, "{ch}"),
+        };
+    };
+    spelled(path, letter, |out, bytes| {
+        for byte in bytes {
             let _ = write!(out, "\\x{byte:02x}");
         }
+    })
+}
+
+/// Letter by letter, and what are none.
+fn spelled(
+    path: &[u8],
+    letter: impl Fn(&mut String, char),
+    others: impl Fn(&mut String, &[u8]),
+) -> String {
+    let mut out = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        chunk.valid().chars().for_each(|ch| letter(&mut out, ch));
+        others(&mut out, chunk.invalid());
     }
     out
 }

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::config::{
-    Cache, Fsync, Io, MetadataLoss, Mode as When, MountConfig, OnCongestion, Resync,
-};
+use super::config::{Cache, Fsync, Io, Mode as When, MountConfig, OnCongestion, Resync};
 use super::first_look;
 use super::keeper::{Heard, Keeper};
 use super::pair;
@@ -168,7 +166,7 @@ pub(super) fn assemble(config: &MountConfig, signals: &Signals) -> Result<House,
             .to_string_lossy()
             .into_owned(),
         at_once: config.resync == Resync::Auto,
-        does_without: config.metadata_loss == MetadataLoss::Warn,
+        does_without: config.metadata_loss.does_without(),
         bytes_per_second: config.bwlimit,
         primary_root,
         nodes: nodes.clone(),

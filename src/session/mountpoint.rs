@@ -131,7 +131,7 @@ impl Prepared {
         match found {
             Some(m) if m.is_mirror() => Ok(Mounted {
                 target: self.target,
-                device: (m.major, m.minor),
+                device: m.device(),
                 privileged: self.privileged,
                 asking: Arc::new(self.device),
                 table: Arc::new(table),
@@ -184,7 +184,7 @@ impl Mounted {
     pub(super) fn unmount(&self, lazy: bool) -> Result<(), Unmount> {
         let mounts = self.table.read();
         let mounts = mounts.map_err(|e| Unmount::Failed(e.to_string()))?;
-        let ours = |m: &Mount| (m.major, m.minor) == self.device;
+        let ours = |m: &Mount| m.device() == self.device;
         match mountinfo::at(&mounts, &self.target) {
             Some(top) if ours(top) => {}
             Some(top) if mounts.iter().any(|m| ours(m) && m.target == self.target) => {

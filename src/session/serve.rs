@@ -184,14 +184,18 @@ fn keep_told(mut changes: Listener, live: &Weak<Live>, mut last: &'static str) {
     loop {
         let told = changes.hear(LOOK_AGAIN);
         let Some(live) = live.upgrade() else { return };
-        let state = live.control.report().state.word();
+        let state = live.state();
         match told {
             Told::Ended => return,
             Told::Quiet if state == last => {}
-            Told::Change(_) | Told::Lost(_) | Told::Quiet => notify(&format!("STATUS={state}")),
+            Told::Change(_) | Told::Lost(_) | Told::Quiet => say_state(state),
         }
         last = state;
     }
+}
+
+fn say_state(state: &str) {
+    notify(&format!("STATUS={state}"));
 }
 
 /// The FUSE session on a thread of its own: handshake, then its workers until the unmount.
@@ -315,8 +319,9 @@ impl Live {
         }
     }
 
-    fn say_state(&self) {
-        notify(&format!("STATUS={}", self.control.report().state.word()));
+    /// The word for how the mirror is.
+    fn state(&self) -> &'static str {
+        self.control.report().state.word()
     }
 
     fn drain(&self) {
@@ -334,7 +339,7 @@ impl Live {
             Err(Unmount::Failed(why)) => format!("{why}."),
         };
         // It goes on, and is not draining any more.
-        self.say_state();
+        say_state(self.state());
         Err(Refusal::refused(refused))
     }
 

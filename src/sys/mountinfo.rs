@@ -64,6 +64,12 @@ impl Mount {
         self.number_of("group_id=")
     }
 
+    /// The number of its file system: the same for all mounts of it.
+    #[must_use]
+    pub fn device(&self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
     fn number_of(&self, name: &str) -> Option<u32> {
         let mut words = self.super_options.split(',');
         words.find_map(|o| o.strip_prefix(name)?.parse().ok())

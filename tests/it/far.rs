@@ -14,6 +14,9 @@ use crate::support::run::mirrorfs;
 use crate::support::wait_until;
 use crate::{need_product, need_root};
 
+/// What whoever does without says.
+const WARN: [&str; 1] = ["--metadata-loss=warn"];
+
 /// Sets the time of a symlink itself.
 fn set_time(link: &Path, seconds: i64) {
     let time = Timespec {
@@ -78,6 +81,14 @@ fn scene(far: &Far, options: &str) -> (TestMount, Outside) {
     (mount, outside)
 }
 
+/// The same, mounted by whoever does without, and filled.
+fn filled(far: &Far, options: &str) -> (TestMount, Outside) {
+    let (mut mount, outside) = scene(far, options);
+    mount.try_mount(&WARN).ok();
+    wait_until("filled", || mount.state() == "in-sync");
+    (mount, outside)
+}
+
 /// It does follow: otherwise the stories below are about nothing.
 #[test]
 fn it_follows() {
@@ -131,10 +142,7 @@ fn what_a_symlink_points_to_is_left_alone() {
     need_product!();
     for mode in ["mode=sync", "mode=async"] {
         let far = Far::new();
-        let (mut mount, outside) = scene(&far, mode);
-        let warn: &[&str] = &["--metadata-loss=warn"];
-        mount.try_mount(warn).ok();
-        wait_until("filled", || mount.state() == "in-sync");
+        let (mut mount, outside) = filled(&far, mode);
         outside.is_as_it_was();
         outside.make_links(&mount.mountpoint, "live");
         set_time(&mount.at("before"), 999_999_998);
@@ -156,12 +164,12 @@ fn what_a_symlink_points_to_is_left_alone() {
         mount.product("verify", &["--repair"]).ok();
         outside.is_as_it_was();
         mount.umount();
-        mount.try_mount(warn).ok();
+        mount.try_mount(&WARN).ok();
         assert_eq!(mount.state(), "in-sync");
         mount.umount();
         let dirs = [&mount.primary, &mount.replica].map(|dir| dir.to_str().expect("text"));
         mirrorfs([&["verify"], &dirs[..]].concat()).ok();
-        mirrorfs([&["sync"], warn, &dirs[..]].concat()).ok();
+        mirrorfs([&["sync"], &WARN[..], &dirs[..]].concat()).ok();
         outside.is_as_it_was();
     }
 }
@@ -172,18 +180,15 @@ fn one_that_is_full_is_not_forgotten_to_follow() {
     need_root!();
     need_product!();
     let far = Far::new();
-    let (mut mount, outside) = scene(&far, "mode=sync");
-    let warn: &[&str] = &["--metadata-loss=warn"];
-    mount.try_mount(warn).ok();
-    wait_until("filled", || mount.state() == "in-sync");
+    let (mut mount, outside) = filled(&far, "mode=sync");
     mount.umount();
     far.is_full.store(true, Ordering::Relaxed);
     set_time(&mount.primary.join("before"), 999_999_990);
     mount.try_mount(&[]).code(32).says("[MF-0024]");
     let dirs = [&mount.primary, &mount.replica].map(|dir| dir.to_str().expect("text"));
-    mirrorfs([&["sync", "--dry-run"], warn, &dirs[..]].concat()).ok();
-    mirrorfs([&["sync", "--full"], warn, &dirs[..]].concat()).ok();
-    mount.try_mount(&[warn, &["--adopt"]].concat()).ok();
+    mirrorfs([&["sync", "--dry-run"], &WARN[..], &dirs[..]].concat()).ok();
+    mirrorfs([&["sync", "--full"], &WARN[..], &dirs[..]].concat()).ok();
+    mount.try_mount(&[&WARN[..], &["--adopt"]].concat()).ok();
     set_time(&mount.at("before"), 999_999_991);
     mount.product("sync", &["--full"]).ok();
     mount.umount();
@@ -197,9 +202,7 @@ fn a_stranger_is_not_replaced_in_silence() {
     need_root!();
     need_product!();
     let far = Far::new();
-    let (mut mount, _outside) = scene(&far, "mode=sync");
-    mount.try_mount(&["--metadata-loss=warn"]).ok();
-    wait_until("filled", || mount.state() == "in-sync");
+    let (mut mount, _outside) = filled(&far, "mode=sync");
     std::fs::write(mount.replica.join("taken"), "a stranger's").expect("write");
     let (from, to) = (mount.at("file"), mount.at("taken"));
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).expect("rename");

@@ -20,6 +20,14 @@ pub enum MetadataLoss {
     Warn,
 }
 
+impl MetadataLoss {
+    /// Whether what the replica's file system cannot hold is done without, as far as that can be.
+    #[must_use]
+    pub fn does_without(self) -> bool {
+        self == Self::Warn
+    }
+}
+
 /// What a replica lacks that must not be found out by trying: a symlink's time and owner, where they would be
 /// set on what it points to. Whoever does not do without has no use for it, symlinks or none: the
 /// first one that is made would do the harm. Where it cannot be asked, what is on `record` holds.
@@ -40,7 +48,7 @@ pub(super) fn known(
     if follows.unwrap_or(record.contains(Lack::Symlinks)) {
         lacks.insert(Lack::Symlinks);
     }
-    if lacks == Lacks::default() || loss == MetadataLoss::Warn {
+    if lacks.refused(loss.does_without()).is_none() {
         return Ok(lacks);
     }
     let what = "time and owner of a symlink would be set on what it points to";

@@ -466,7 +466,7 @@ impl Attempt<'_> {
                 return self.or_alone(excusable, refusal, Some(stamp), None);
             }
         };
-        let does_without = self.options.metadata_loss == MetadataLoss::Warn;
+        let does_without = self.options.metadata_loss.does_without();
         if summary.lacks.refused(does_without).is_some() {
             let refusal = lack::found(self.say, &summary);
             return self.or_alone(true, refusal, Some(stamp), Some(summary));

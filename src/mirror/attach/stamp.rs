@@ -197,16 +197,9 @@ fn follows_temporary(root: BorrowedFd<'_>) -> Result<bool> {
         return Err(Errno::STALE);
     }
     // An even second that is not now: even the coarsest can hold it.
-    let asked = Timespec {
-        tv_sec: 1 << 30,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: asked,
-        last_modification: asked,
-    };
-    match at::utimens(link.as_fd(), &times) {
-        Ok(()) if Stat::of(link.as_fd())?.mtime.seconds != asked.tv_sec => return Ok(true),
+    let asked = 1 << 30;
+    match at::utimens(link.as_fd(), &both_at(asked)) {
+        Ok(()) if Stat::of(link.as_fd())?.mtime.seconds != asked => return Ok(true),
         Ok(()) => {}
         // It was followed to nothing; or it cannot be set, and nothing else is known.
         Err(Errno::NOENT | Errno::LOOP | Errno::PERM | Errno::ACCESS) => return Ok(true),
@@ -244,16 +237,20 @@ fn write_temporary(root: BorrowedFd<'_>, bytes: &[u8], written: i64) -> Result<(
             Err(errno) => return Err(errno),
         }
     }
-    let stamped = Timespec {
-        tv_sec: written,
+    at::utimens(fd.as_fd(), &both_at(written))?;
+    rustix::fs::fsync(&fd)
+}
+
+/// Read and written then.
+fn both_at(seconds: i64) -> Timestamps {
+    let then = Timespec {
+        tv_sec: seconds,
         tv_nsec: 0,
     };
-    let times = Timestamps {
-        last_access: stamped,
-        last_modification: stamped,
-    };
-    at::utimens(fd.as_fd(), &times)?;
-    rustix::fs::fsync(&fd)
+    Timestamps {
+        last_access: then,
+        last_modification: then,
+    }
 }
 
 /// A stamp file comes and goes; the root's mtime is not ours to change.

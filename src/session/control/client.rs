@@ -53,7 +53,7 @@ impl Client {
         if !files::owned_directory(directory, owner)? {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let path = directory.join(name((mount.major, mount.minor)));
+        let path = directory.join(name(mount.device()));
         let stream = reach(&path)?;
         let peer = socket_peercred(&stream)?;
         if peer.uid.as_raw() != owner && !peer.uid.is_root() {

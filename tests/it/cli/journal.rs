@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -24,14 +24,9 @@ fn logged(is_journal: bool) -> String {
     let stat = file.metadata().expect("stat");
     // systemd hands the variable on to what writes elsewhere, too.
     let inode = if is_journal { stat.ino() } else { 0 };
-    let mut command = Command::new(MIRRORFS);
-    command.args(["mount", "--foreground"]);
-    command.args([scene.at("primary"), scene.at("mnt")]);
-    command.arg("--replica").arg(scene.at("replica"));
-    command
-        .env("STATE_DIRECTORY", scene.at("state"))
-        .env("JOURNAL_STREAM", format!("{}:{inode}", stat.dev()));
-    command.stdin(Stdio::null()).stderr(file);
+    let mut command = scene.foreground();
+    command.env("JOURNAL_STREAM", format!("{}:{inode}", stat.dev()));
+    command.stderr(file);
     let mut child = Guarded(command.spawn().expect("spawn"));
     let read = || std::fs::read_to_string(&path).expect("read");
     wait_until("it is mounted", || read().contains("mounted "));
@@ -90,12 +85,7 @@ fn the_journal_is_told_in_fields() {
             let stderr = UnixStream::connect("/run/systemd/journal/stdout").expect("connect");
             let scene = Scene::new();
             let mountpoint = scene.at("mnt");
-            let mut command = Command::new(MIRRORFS);
-            command.args(["mount", "--foreground"]);
-            command.args([scene.at("primary"), mountpoint.clone()]);
-            command.arg("--replica").arg(scene.at("replica"));
-            command.env("STATE_DIRECTORY", scene.at("state"));
-            command.stdin(Stdio::null());
+            let mut command = scene.foreground();
             if as_a_service {
                 command.stderr(OwnedFd::from(stderr));
             } else {

@@ -14,7 +14,7 @@ mod watch;
 mod words;
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::compare::listing;
 use crate::support::mount::{end_all_below, is_mounted};
@@ -57,6 +57,17 @@ impl Scene {
             .arg(self.at(mountpoint));
         command.arg("--replica").arg(self.at(replica)).args(more);
         run(command.env("STATE_DIRECTORY", self.at("state")))
+    }
+
+    /// A mount of the primary that stays in the foreground.
+    fn foreground(&self) -> Command {
+        let mut command = Command::new(MIRRORFS);
+        command.args(["mount", "--foreground"]);
+        command.args([self.at("primary"), self.at("mnt")]);
+        command.arg("--replica").arg(self.at("replica"));
+        command.env("STATE_DIRECTORY", self.at("state"));
+        command.stdin(Stdio::null());
+        command
     }
 
     /// Tries to mount; it must be refused in words, with 32, and change nothing.

@@ -2,7 +2,7 @@
 //! What a service manager is told, as `systemctl status` shows it.
 
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -27,13 +27,8 @@ fn the_service_manager_knows_the_state() {
     // A state may be told twice: it is asked for when a change is heard of.
     let until = |wanted: &str| while said() != wanted {};
     let mountpoint = scene.at("mnt");
-    let mut command = Command::new(MIRRORFS);
-    command.args(["mount", "--foreground"]);
-    command.args([scene.at("primary"), mountpoint.clone()]);
-    command.arg("--replica").arg(scene.at("replica"));
-    command.env("STATE_DIRECTORY", scene.at("state"));
+    let mut command = scene.foreground();
     command.env("NOTIFY_SOCKET", scene.at("notify"));
-    command.stdin(Stdio::null());
     let mut child = Guarded(command.spawn().expect("spawn"));
     let tell = |verb: &str| {
         let mut command = Command::new(MIRRORFS);

@@ -142,6 +142,13 @@ impl Shown {
     }
 }
 
+fn shown(found: Result<FileAttr>, reply: ReplyAttr) {
+    match found {
+        Ok(found) => reply.attr(&TTL, &found),
+        Err(error) => reply.error(error.into()),
+    }
+}
+
 fn ended(done: Result<()>, reply: ReplyEmpty) {
     match done {
         Ok(()) => reply.ok(),
@@ -194,10 +201,10 @@ impl Filesystem for Shown {
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.path(inode).and_then(|path| self.attributes(&path)) {
-            Ok(found) => reply.attr(&TTL, &found),
-            Err(error) => reply.error(error.into()),
-        }
+        shown(
+            self.path(inode).and_then(|path| self.attributes(&path)),
+            reply,
+        );
     }
 
     /// Each of these calls follows a symlink.
@@ -238,10 +245,7 @@ impl Filesystem for Shown {
             }
             self.attributes(&path)
         });
-        match set {
-            Ok(found) => reply.attr(&TTL, &found),
-            Err(error) => reply.error(error.into()),
-        }
+        shown(set, reply);
     }
 
     fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
