@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::support::mount::{TestMount, Wish};
 use crate::support::wait_until;
 use crate::{need_product, need_programs, need_root};
@@ -35,6 +37,13 @@ fn more_open_files_than_descriptors() {
     need_root!();
     need_product!();
     need_programs!("prlimit");
+    // More than a shell allows by default.
+    let allowed = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: allowed.maximum,
+        ..allowed
+    };
+    setrlimit(Resource::Nofile, most).expect("as many as may be");
     let mount = Wish::default().descriptors(256).mount();
     std::fs::create_dir(mount.at("d")).expect("mkdir");
     let mut files: Vec<_> = (0..2000)
