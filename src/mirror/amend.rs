@@ -51,12 +51,13 @@ impl Mirror {
         (way, marked): (Option<&Arc<Way>>, &Marked),
         rest: Rest,
     ) {
-        let Some(node) = op.content() else {
-            return rest(Carried::Done);
-        };
         let admits = |way: &Way| way.healing().is_none_or(|healing| healing.admits(op));
         let Some(way) = way.filter(|way| way.is_open() && admits(way)) else {
+            // Also where only a name was at stake: times of directories are not carried there.
             marked.pins.soil();
+            return rest(Carried::Done);
+        };
+        let Some(node) = op.content() else {
             return rest(Carried::Done);
         };
         // The whole file: a write at its end that reached one copy only would look like a leftover.

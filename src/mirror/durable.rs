@@ -102,19 +102,30 @@ impl Mirror {
     fn carry_times(&self, node: &Arc<Node>, rest: Rest) -> Option<Rest> {
         let claims: Claims = smallvec::smallvec![Claim::attributes(node)];
         let turn = self.order.enter(&claims);
-        node.unsettled.store(false, Ordering::Release);
+        // An exchange: what is asked below is asked after it.
+        node.unsettled.swap(false, Ordering::AcqRel);
         let Some(way) = self.lane.way() else {
             return Some(rest);
         };
-        let mut pins = Pins::default();
-        if let Some(healing) = way.healing() {
-            if !healing.admits(&attributes_of(node)) {
-                // Once it has been healed; what is gone never is, and is let go.
-                if !self.source.is_removed(node) {
-                    self.times.touch(node);
-                }
-                return Some(rest);
+        let healing = way.healing();
+        if let Some(healing) = &healing
+            && !healing.admits(&attributes_of(node))
+        {
+            // Once it has been healed; what is gone never is, and is let go.
+            if !self.source.is_removed(node) {
+                self.times.touch(node);
             }
+            return Some(rest);
+        }
+        let stat = match self.source.stat(node) {
+            // No name leads to it any more on either copy.
+            Ok(stat) if stat.nlink == 0 => return Some(rest),
+            Err(Errno::STALE) if self.nodes.is_shared() => return Some(rest),
+            stat => stat,
+        };
+        let mut pins = Pins::default();
+        // What waits in a queue may find the way healing, and the node not where it is looked for.
+        if healing.is_some() || way.is_queued() {
             match self.log().map(|intent| intent.mark_attributes(node)) {
                 Some(Err(errno)) => {
                     self.log_is_lost(errno);
@@ -129,12 +140,6 @@ impl Mirror {
             pins.soil();
             return Some(rest);
         }
-        let stat = match self.source.stat(node) {
-            // No name leads to it any more on either copy.
-            Ok(stat) if stat.nlink == 0 => return Some(rest),
-            Err(Errno::STALE) if self.nodes.is_shared() => return Some(rest),
-            stat => stat,
-        };
         let what = What::to("carry times over to", node);
         let errand = self.watch.begin(Some(&way), what, Some(turn), Some(rest));
         Self::wait_in_line(&way, &errand);
@@ -156,29 +161,27 @@ impl Mirror {
     }
 
     /// `too_long` is done if the replica hangs, or handed back.
-    pub(super) fn carry_all(self: &Arc<Self>, batch: Batch, too_long: Rest) -> Option<Rest> {
-        let Batch { nodes, number } = batch;
-        let mirror = self.clone();
-        let mut rest: Option<Rest> = Some(Box::new(move |carried| {
-            mirror.times.done(number);
+    pub(super) fn carry_all(self: &Arc<Self>, batch: Arc<Batch>, too_long: Rest) -> Option<Rest> {
+        let (mirror, taken) = (self.clone(), Arc::downgrade(&batch));
+        let mut rest: Rest = Box::new(move |carried| {
+            if let Some(batch) = taken.upgrade() {
+                mirror.times.give_back(&batch);
+            }
             too_long(carried);
-        }));
-        for node in &nodes {
-            rest = match rest {
-                Some(rest) => self.carry_times(node, rest),
-                None => self.carry_times(node, Box::new(|_| ())).and(None),
-            };
+        });
+        for node in &batch.nodes {
+            // Where it hangs, the others are somebody else's from then on.
+            rest = self.carry_times(node, rest)?;
         }
+        self.times.done(&batch);
         // What is forgotten closes files of the replica.
         let way = self.lane.way();
         let errand = self
             .watch
-            .begin(way.as_ref(), What::new("close"), None, rest);
-        drop(nodes);
+            .begin(way.as_ref(), What::new("close"), None, Some(rest));
+        drop(batch);
         self.nodes.sweep();
-        let owed = errand.end();
-        self.times.done(number);
-        owed?.into_rest()
+        errand.end()?.into_rest()
     }
 
     /// Takes back `count` lookups of a node, and tells `then`. What loses its last one closes files

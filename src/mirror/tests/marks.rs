@@ -311,6 +311,62 @@ fn whose_times_are_not_noted_yet_keeps_its_marks() {
     bench.mirror.drain();
 }
 
+/// While a time waits in the queue the way may begin to heal, and what is looked for by name not be there
+/// yet: then the mark is all that is left of it.
+#[test]
+fn a_time_in_the_queue_keeps_its_mark() {
+    let bench = Bench::new(Some(WIDE));
+    let all = settled(&bench, 1, 1);
+    let file = all.file(0, 0);
+    bench.mirror.tending.end(Duration::from_secs(60));
+    bench.gate.hold_times(Some(file));
+    all.write(file, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| bench.mirror.settle_now());
+        bench.gate.await_standstill(|| false);
+        let clear = || {
+            let point = all.journal().begin_checkpoint();
+            all.journal().end_checkpoint(point).expect("a good log")
+        };
+        let cleared = [clear(), clear()];
+        bench.gate.hold_times(None);
+        assert_eq!(cleared, [0; 2]);
+    });
+    all.checkpoint();
+    bench.mirror.drain();
+}
+
+/// The primary may have made a name, or changed the times of its directory, and failed after that. When
+/// the replica was away nobody looked there when it came back.
+#[test]
+fn what_fails_while_the_replica_is_away_is_in_doubt() {
+    let bench = Bench::new(None);
+    let all = settled(&bench, 1, 1);
+    bench.mirror.tending.end(Duration::from_secs(60));
+    let fails = |gate: &Gate| {
+        let mut state = gate.state.lock();
+        state.fail_at = Some(state.passed);
+    };
+    let is_in_doubt = || {
+        let doubts = bench.mirror.doubts();
+        doubts.iter().any(|(mark, _)| mark.aspect == Aspect::Dir)
+    };
+    fails(&bench.gate);
+    all.write(all.file(0, 0), 0);
+    assert!(!bench.mirror.lane.is_open());
+    assert!(!is_in_doubt());
+    fails(&bench.first);
+    let action = Action::Mkdir {
+        parent: all.dirs[0].home.clone(),
+        name: Name::new("new").expect("a name"),
+        mode: 0o755,
+    };
+    let failed = bench.mirror.apply(&Op::new(Needs::DAEMON, action));
+    assert_eq!(failed.expect_err("it fails"), Errno::IO);
+    assert!(is_in_doubt());
+    bench.mirror.drain();
+}
+
 #[test]
 fn in_a_rush_directories_get_theirs_at_once() {
     let bench = Bench::new(None);
