@@ -18,8 +18,8 @@ use mirrorfs::sys::{Errno, Result};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 
-use crate::support::acl;
 use crate::support::rng::{Rng, seed};
+use crate::support::{acl, base, temp_in};
 
 const DIRS: usize = 4;
 const NAMES: usize = 6;
@@ -342,7 +342,8 @@ impl World {
         truth: impl Fn() -> T,
         cached: impl FnOnce() -> T,
     ) -> bool {
-        // The answer alone could have been another one in between, and be the same again.
+        // The answer alone could have been another one in between, and be the same again. (On tmpfs so
+        // can the time: link and unlink give a directory that of the file.)
         let changed = || self.tree.stat(witness).map(|stat| stat.ctime);
         let before = (changed(), truth());
         let said = cached();
@@ -414,12 +415,6 @@ impl World {
     }
 }
 
-/// A place that answers fast, if there is one.
-fn in_memory() -> tempfile::TempDir {
-    let tmp = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-    tmp.expect("a temporary directory")
-}
-
 fn stale_answers(what: &str, tmp: &tempfile::TempDir, cache_bytes: usize, changes: u64) {
     let world = World::new(tmp.path(), cache_bytes);
     let seed = seed(what);
@@ -476,20 +471,20 @@ fn stale_answers(what: &str, tmp: &tempfile::TempDir, cache_bytes: usize, change
 fn no_stale_answer() {
     let told = std::env::var("MIRRORFS_CHANGES").ok();
     let changes = told.and_then(|n| n.parse().ok()).unwrap_or(CHANGES);
-    stale_answers("stat cache", &in_memory(), 1 << 20, changes);
+    stale_answers("stat cache", &temp_in(&base()), 1 << 20, changes);
 }
 
 /// So small that it forgets all the time, and on a disk, where inode numbers are soon used again.
 #[test]
 fn no_stale_answer_from_a_small_one() {
-    let tmp = tempfile::tempdir().expect("a temporary directory");
+    let tmp = temp_in(&base());
     stale_answers("small stat cache", &tmp, 16 * 1000, CHANGES / 5);
 }
 
 /// Switched off, for a primary that others change as well: it holds nothing.
 #[test]
 fn switched_off_it_asks_the_tree() {
-    let tmp = in_memory();
+    let tmp = temp_in(&base());
     let world = World::new(tmp.path(), 0);
     let dir = &world.dirs[0].0;
     let before = world.cached.stat(dir).expect("stat");
