@@ -50,7 +50,8 @@ def arguments():
                         help="another mirrorfs, the contestant `against`")
     parser.add_argument("--json", metavar="FILE", help="keep what was measured")
     parser.add_argument("--render", nargs="+", metavar="FILE",
-                        help="measure nothing; render what --json kept, one section for each")
+                        help="measure nothing; render what --json kept, one section for each, of all "
+                             "or of --contestants")
     parser.add_argument("--write", action="store_true", help="write docs/PERFORMANCE.md")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--libfuse", help=argparse.SUPPRESS)
@@ -141,6 +142,15 @@ def measure(options):
     return result
 
 
+def only_of(result, names):
+    """What is to be rendered: all that was measured, or these contestants."""
+    for kind, key in (("contestants", "name"), ("samples", "contestant"),
+                      ("memory", "contestant"), ("failures", "contestant")):
+        if names:
+            result[kind] = [one for one in result[kind] if one[key] in names]
+    return result
+
+
 def main():
     options = arguments()
     # As for ^C: the ground is left clean.
@@ -149,7 +159,7 @@ def main():
         results = []
         for name in options.render:
             with open(name, encoding="utf-8") as file:
-                results.append(json.load(file))
+                results.append(only_of(json.load(file), options.contestants))
     else:
         results = [measure(options)]
     text = report.render(results)
