@@ -466,7 +466,7 @@ fn stale_answers(what: &str, tmp: &tempfile::TempDir, cache_bytes: usize, change
     );
 }
 
-/// Everything fits.
+/// Everything fits. Inode numbers are soon used again.
 #[test]
 fn no_stale_answer() {
     let told = std::env::var("MIRRORFS_CHANGES").ok();
@@ -474,7 +474,7 @@ fn no_stale_answer() {
     stale_answers("stat cache", &temp_in(&base()), 1 << 20, changes);
 }
 
-/// So small that it forgets all the time, and on a disk, where inode numbers are soon used again.
+/// So small that it forgets all the time.
 #[test]
 fn no_stale_answer_from_a_small_one() {
     let tmp = temp_in(&base());

@@ -48,6 +48,33 @@ impl Settled<'_> {
         }
     }
 
+    /// Clears what nobody has in use: the first checkpoint finds what was used since the one before.
+    fn clear(&self) {
+        (0..2).for_each(|_| self.bench.mirror.checkpoint(true, Box::new(|_| ())));
+    }
+
+    /// From now on nobody but the test makes checkpoints.
+    fn alone(&self) {
+        self.bench.mirror.tending.end(Duration::from_secs(60));
+    }
+
+    /// Writes to a file, and does something while somebody is carrying its time.
+    fn while_carried<'env, T>(
+        &'env self,
+        file: &Arc<Node>,
+        meanwhile: impl for<'scope> FnOnce(&'scope std::thread::Scope<'scope, 'env>) -> T,
+    ) -> T {
+        self.bench.gate.hold_times(Some(file));
+        self.write(file, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.bench.mirror.settle_now());
+            self.bench.gate.await_standstill(|| false);
+            let found = meanwhile(scope);
+            self.bench.gate.hold_times(None);
+            found
+        })
+    }
+
     fn file(&self, dir: usize, file: usize) -> &Arc<Node> {
         &self.dirs[dir].files[file].1
     }
@@ -224,7 +251,7 @@ fn a_time_to_be_carried_keeps_its_mark() {
     let mut all = settled(&bench, 2, 1);
     let home = all.dirs[1].home.clone();
     // Nobody else makes checkpoints, and holds a directory while it is held up.
-    bench.mirror.tending.end(Duration::from_secs(60));
+    all.alone();
     bench.gate.hold_times(Some(all.file(0, 0)));
     all.write(all.file(0, 0), 0);
     std::thread::scope(|scope| {
@@ -252,23 +279,16 @@ fn a_time_to_be_carried_keeps_its_mark() {
 fn a_time_that_somebody_else_carries_keeps_its_mark() {
     let bench = Bench::new(None);
     let all = settled(&bench, 1, 1);
-    let file = all.file(0, 0);
-    bench.mirror.tending.end(Duration::from_secs(60));
-    bench.gate.hold_times(Some(file));
-    all.write(file, 0);
-    let clear = || (0..2).for_each(|_| bench.mirror.checkpoint(true, Box::new(|_| ())));
-    std::thread::scope(|scope| {
-        scope.spawn(|| bench.mirror.settle_now());
-        bench.gate.await_standstill(|| false);
-        let checkpoint = scope.spawn(clear);
+    all.alone();
+    let kept = all.while_carried(all.file(0, 0), |scope| {
+        let checkpoint = scope.spawn(|| all.clear());
         while !checkpoint.is_finished() && !bench.mirror.times.is_awaited() {
             std::thread::yield_now();
         }
-        let kept = all.marks();
-        bench.gate.hold_times(None);
-        assert_eq!(kept, 1, "its time is not carried yet");
+        all.marks()
     });
-    clear();
+    assert_eq!(kept, 1, "its time is not carried yet");
+    all.clear();
     assert_eq!(all.marks(), 0);
     bench.mirror.drain();
 }
@@ -285,7 +305,7 @@ fn a_time_that_somebody_else_carries_keeps_its_mark() {
 fn whose_times_are_not_noted_yet_keeps_its_marks() {
     let bench = Bench::new(Some(WIDE));
     let all = settled(&bench, 1, 0);
-    bench.mirror.tending.end(Duration::from_secs(60));
+    all.alone();
     let (parent, name) = (all.dirs[0].home.clone(), Name::new("new").expect("a name"));
     let mode = 0o644;
     let op = Op::new(Needs::DAEMON, Action::Create { parent, name, mode });
@@ -301,12 +321,11 @@ fn whose_times_are_not_noted_yet_keeps_its_marks() {
     };
     way.carry(&op, &done, place, &marked.pins).expect("queued");
     way.settle().expect("carried");
-    let clear = || (0..2).for_each(|_| bench.mirror.checkpoint(true, Box::new(|_| ())));
-    clear();
+    all.clear();
     assert_eq!(all.marks(), 1, "its time is not noted yet");
     bench.mirror.times.touch(&all.dirs[0].home);
     drop(marked);
-    clear();
+    all.clear();
     assert_eq!(all.marks(), 0);
     bench.mirror.drain();
 }
@@ -317,21 +336,15 @@ fn whose_times_are_not_noted_yet_keeps_its_marks() {
 fn a_time_in_the_queue_keeps_its_mark() {
     let bench = Bench::new(Some(WIDE));
     let all = settled(&bench, 1, 1);
-    let file = all.file(0, 0);
-    bench.mirror.tending.end(Duration::from_secs(60));
-    bench.gate.hold_times(Some(file));
-    all.write(file, 0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| bench.mirror.settle_now());
-        bench.gate.await_standstill(|| false);
+    all.alone();
+    let cleared = all.while_carried(all.file(0, 0), |_| {
         let clear = || {
             let point = all.journal().begin_checkpoint();
             all.journal().end_checkpoint(point).expect("a good log")
         };
-        let cleared = [clear(), clear()];
-        bench.gate.hold_times(None);
-        assert_eq!(cleared, [0; 2]);
+        [clear(), clear()]
     });
+    assert_eq!(cleared, [0; 2]);
     all.checkpoint();
     bench.mirror.drain();
 }
@@ -342,7 +355,7 @@ fn a_time_in_the_queue_keeps_its_mark() {
 fn what_fails_while_the_replica_is_away_is_in_doubt() {
     let bench = Bench::new(None);
     let all = settled(&bench, 1, 1);
-    bench.mirror.tending.end(Duration::from_secs(60));
+    all.alone();
     let fails = |gate: &Gate| {
         let mut state = gate.state.lock();
         state.fail_at = Some(state.passed);

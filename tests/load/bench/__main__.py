@@ -144,10 +144,11 @@ def measure(options):
 
 def only_of(result, names):
     """What is to be rendered: all that was measured, or these contestants."""
-    for kind, key in (("contestants", "name"), ("samples", "contestant"),
-                      ("memory", "contestant"), ("failures", "contestant")):
-        if names:
-            result[kind] = [one for one in result[kind] if one[key] in names]
+    if not names:
+        return result
+    for kind in ("contestants", "samples", "memory", "failures"):
+        key = "name" if kind == "contestants" else "contestant"
+        result[kind] = [one for one in result[kind] if one[key] in names]
     return result
 
 
