@@ -41,9 +41,10 @@ const UNDER_WAY: u64 = 1;
 /// What one kept object and one kept name cost, their part of the tables included.
 const OBJECT_BYTES: usize = 240;
 const NAME_BYTES: usize = 128;
-/// Extended attributes that the kernel asks for unasked, and most objects do not have.
-const RARE_XATTRS: [&CStr; 3] = [
+/// Extended attributes that the kernel, or `ls -l`, asks for unasked, and most objects do not have.
+const RARE_XATTRS: [&CStr; 4] = [
     c"security.capability",
+    c"security.selinux",
     c"system.posix_acl_access",
     c"system.posix_acl_default",
 ];

@@ -27,8 +27,9 @@ const WRITERS: usize = 2;
 const READERS: usize = 2;
 /// As many changes as a run makes that is not told otherwise; `scripts/soak` wants a million.
 const CHANGES: u64 = 150_000;
-const XATTRS: [&CStr; 4] = [
+const XATTRS: [&CStr; 5] = [
     c"security.capability",
+    c"security.selinux",
     c"system.posix_acl_access",
     c"system.posix_acl_default",
     c"user.test",
@@ -313,7 +314,7 @@ impl World {
                 value.extend([0; 16]);
                 value
             }
-            1 | 2 => acl::encode(&[
+            2 | 3 => acl::encode(&[
                 acl::Ace::Owner(7),
                 acl::Ace::User(1234, 5),
                 acl::Ace::OwningGroup(rng.below(8) as u16),
