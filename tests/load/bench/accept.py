@@ -18,6 +18,20 @@ def verdict(ratio, needed, most=False):
     return f"{ratio:.2f} ({sign} {needed:g}) {'ok' if good else '**MISSED**'}"
 
 
+def floor(row):
+    """Who does what `row` asks for without FUSE: the least that a mirror has to do."""
+    return "native" if row.once else "dual"
+
+
+def beyond(ratio, reached, needed, base, most=False):
+    """Said of what is missed: not even the program without FUSE gets there, but to `reached`."""
+    if ratio is None or reached is None:
+        return ""
+    is_missed, is_beyond = ((ratio > needed, reached > needed) if most else
+                            (ratio < needed, reached < needed))
+    return f", out of reach: {base} {reached:.2f}" if is_missed and is_beyond else ""
+
+
 def ordinary(need):
     """The peers that count in full; where kernel passthrough is let off, it does not."""
     return [peer for peer in PEERS if peer != KERNEL or need.kernel_passthrough == -1]
@@ -25,16 +39,20 @@ def ordinary(need):
 
 def best_peer(results, row, need):
     """The verdict against the fastest peer, and where let off, against kernel passthrough."""
-    cells = []
+    judged = []
     ratios = [(ratio, peer) for peer in ordinary(need)
               if (ratio := results.ratio(row, MIRROR, peer)) is not None]
     if ratios:
         ratio, peer = min(ratios)
-        cells.append(f"{verdict(ratio, need.peer)}, {peer}")
+        judged.append((ratio, peer, need.peer))
     if need.kernel_passthrough > 0:
         ratio = results.ratio(row, MIRROR, KERNEL)
-        if told := verdict(ratio, need.kernel_passthrough):
-            cells.append(f"{told}, {KERNEL}")
+        if ratio is not None:
+            judged.append((ratio, KERNEL, need.kernel_passthrough))
+    base = floor(row)
+    cells = [f"{verdict(ratio, needed)}, {peer}"
+             + beyond(ratio, results.ratio(row, base, peer), needed, base)
+             for ratio, peer, needed in judged]
     return "; ".join(cells) or "-"
 
 
@@ -55,7 +73,10 @@ def processor(results, row, peers, needed):
     if not mine or not theirs:
         return "-"
     cpu, peer = min(theirs)
-    return f"{verdict(mine / cpu, needed, most=True)}, {peer}"
+    base = floor(row)
+    least = results.cpu(row, base)
+    return (f"{verdict(mine / cpu, needed, most=True)}, {peer}"
+            + beyond(mine / cpu, least and least / cpu, needed, base, most=True))
 
 
 def accepted(results):
@@ -80,6 +101,9 @@ def accepted(results):
         return ""
     heads = ["mirrorfs, speed against", "the best peer", "native", "gluster",
              "CPU, most frugal peer", "CPU, gluster"]
-    missed = sum(cell.count("MISSED") for line in lines if "on a disk only" not in line[0]
-                 for cell in line)
-    return table(heads, lines) + f"\n{missed} missed.\n"
+    counted = [cell for line in lines if "on a disk only" not in line[0] for cell in line]
+    missed, beyond_all = (sum(cell.count(word) for cell in counted)
+                          for word in ("MISSED", "out of reach"))
+    return table(heads, lines) + (f"\n{missed} missed, {beyond_all} of them out of reach: not even "
+                                  "the same program without FUSE gets there, which is named with "
+                                  "how far it gets.\n")

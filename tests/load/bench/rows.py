@@ -168,7 +168,7 @@ NEEDED = [
     Needed(_small(["create"], (1, 4)), 1.0, dual=0.3, dual_async=0.4, gluster=10),
     Needed(_small(["unlink", "rename", "mkdir", "chmod"], (1, 4)), 1.0, dual=0.3, gluster=8),
     Needed(_small(["read"], (1, 4)), 2.0, native=0.6, gluster=3),
-    Needed((*_small(["newstat", "stat"], (1, 4)), "find", "ls-lR", "git-status"), 1.5, native=0.5,
+    Needed((*_small(["stat"], (1, 4)), "find", "ls-lR", "git-status"), 1.5, native=0.5,
            gluster=5),
     Needed(("seqread-1M", "seqread-128K"), 1.0, native=0.45, gluster=1.5, kernel_passthrough=0),
     Needed(("seqread-cold",), 1.0, native=0.6, gluster=1.5, kernel_passthrough=0),
