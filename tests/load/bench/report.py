@@ -22,7 +22,7 @@ each other, and with what the first contestant kept.
 Warm means seen before, more than a second ago: the peers' kernels keep attributes and names for a
 second by default (passthrough_hp's for a day), mirrorfs's until they change. A row with `dual`
 where something is made rather than written (`git-clone`, `build`) makes it once and copies it.
-Sequential writes are done twice in a row, and the second time counts: this virtual machine gives
+Sequential writes are done three times in a row, and the fastest counts: this virtual machine gives
 memory back that is free for a while, and the first use of it costs more than what is measured.
 """
 

@@ -14,7 +14,7 @@ class Row:
     program that writes both copies, because nothing is changed or it cannot be done to two trees.
     `mirrors`: only for those that keep a replica. `rested`: everything was seen before,
     but more than a second ago, after which the peers' kernels ask again (their default).
-    `twice`: done twice, and the second time counts: a virtual machine gives memory back that is
+    `times`: done so often, and the fastest counts: a virtual machine gives memory back that is
     free for a while, and using it again costs several times the writing of it."""
 
     name: str
@@ -29,7 +29,7 @@ class Row:
     rested: bool = False
     needs: tuple = ()  # rows whose files it works on: done before, if they were not
     full: bool = False  # only with --full
-    twice: bool = False
+    times: int = 1
     settled: bool = False  # what came before is durable and forgotten by the write-intent log
 
 
@@ -72,13 +72,13 @@ _SEQ = ("seqwrite-1M",)
 
 ROWS = [
     Row("seqwrite-1M", "seq", "write 1 MiB, extending", "MiB/s",
-        "seqwrite bs=1048576 total={total}", twice=True),
+        "seqwrite bs=1048576 total={total}", times=3),
     Row("seqwrite-128K", "seq", "write 128 KiB, extending", "MiB/s",
-        "seqwrite bs=131072 total={total}", twice=True),
+        "seqwrite bs=131072 total={total}", times=3),
     Row("seqwrite-4K", "seq", "write 4 KiB, extending", "MiB/s",
-        "seqwrite bs=4096 total={quarter}", twice=True),
+        "seqwrite bs=4096 total={quarter}", times=3),
     Row("seqwrite-1M-fsync", "seq", "write 1 MiB, extending, then fsync", "MiB/s",
-        "seqwrite bs=1048576 total={total} fsync=1", twice=True),
+        "seqwrite bs=1048576 total={total} fsync=1", times=3),
     Row("seqread-1M", "seq", "read 1 MiB, warm", "MiB/s",
         "seqread bs=1048576 file=1048576 passes=4", once=True, needs=_SEQ),
     Row("seqread-128K", "seq", "read 128 KiB, warm", "MiB/s",

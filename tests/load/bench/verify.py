@@ -91,7 +91,7 @@ def check(contestant, trees, reference):
             # It is measured while it is behind, and ended so.
             return said, reference
         if contestant.dual:
-            # Done twice, so at two times; and what a program made was copied to another name.
+            # Done at other times; and what a program made was copied to another name.
             fields = ("kind", "mode", "owner", "size", "content")
             first_part, second_part = (
                 {name: entry for name, entry in reproducible(found).items()
