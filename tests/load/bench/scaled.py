@@ -18,22 +18,25 @@ def costs(result):
              "largest / smallest"]
     lines = []
     for row in dict.fromkeys(s["row"] for s in result["samples"]):
-        for contestant in result["contestants"]:
+        grown = {}
+        for contestant in sorted(result["contestants"], key=lambda c: c["name"] != "native"):
+            name = contestant["name"]
             medians, spreads = [], []
             for count in counts:
                 values = [s["seconds"] / s["ops"] * 1e6 for s in result["samples"]
-                          if (s["row"], s["contestant"], s["files"]) ==
-                          (row, contestant["name"], count)]
+                          if (s["row"], s["contestant"], s["files"]) == (row, name, count)]
                 if values:
                     medians.append(statistics.median(values))
                     spreads.append((max(values) - min(values)) / medians[-1] * 100)
             if len(medians) < len(counts):
                 continue
-            growth = medians[-1] / medians[0]
+            growth = grown[name] = medians[-1] / medians[0]
             told = f"{growth:.2f}"
-            if contestant["name"].startswith("mirrorfs") and row != "first stat of all":
+            if name.startswith("mirrorfs") and row != "first stat of all":
                 told += f" (<= {GROWTH:g}) {'ok' if growth <= GROWTH else '**MISSED**'}"
-            lines.append([row, f"`{contestant['name']}`",
+                if growth > GROWTH and grown.get("native", 0) > GROWTH:
+                    told += f", native {grown['native']:.2f}"
+            lines.append([row, f"`{name}`",
                           *(f"{number(m)} ({s:.0f} %)" for m, s in zip(medians, spreads)), told])
     return table(heads, lines)
 
