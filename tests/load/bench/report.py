@@ -143,8 +143,14 @@ def memory(results):
 def section(result):
     machine = result["machine"]
     fuse = ", ".join(f"{k}={v}" for k, v in machine["fuse"].items())
+    title = result["ground"][0].upper() + result["ground"][1:]
+    poll = machine["halt_poll_ns"]
+    if poll.isdigit() and int(poll):
+        title += f"; guest_halt_poll_ns={poll}"
+    if "scale" in result:
+        title += "; as the tree grows"
     lines = [
-        f"## {result['ground'][0].upper()}{result['ground'][1:]}\n",
+        f"## {title}\n",
         f"- {machine['date']}, mirrorfs {machine['commit']}, size `{result['size']}`, "
         f"{result['rounds']} rounds",
         f"- {machine['cores']} CPUs, {machine['cpu']}; {machine['memory_gib']} GiB; "
