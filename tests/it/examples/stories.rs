@@ -128,7 +128,7 @@ pub(super) const README: [Step; 25] = [
     not("scripts/check", STARTED),
 ];
 
-pub(super) const OPERATIONS: [Step; 35] = [
+pub(super) const OPERATIONS: [Step; 36] = [
     fstab(
         "/srv/data  /srv/data  mirrorfs  replica=/backup/data,x-systemd.requires-mounts-for=/backup/data  0 0",
         "/srv/data",
@@ -201,6 +201,10 @@ pub(super) const OPERATIONS: [Step; 35] = [
     not(
         "    echo Y >/sys/module/fuse/parameters/enable_uring",
         "the whole machine's switch; scripts/check sets it and runs all tests",
+    ),
+    not(
+        "    echo 200000 >/sys/module/haltpoll/parameters/guest_halt_poll_ns",
+        "the whole machine's setting, and not every machine's; scripts/bench says what it was",
     ),
 ];
 
